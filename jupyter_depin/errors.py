@@ -1,0 +1,213 @@
+"""One tree of errors. An error's docstring is the sentence that its user reads.
+
+The sentence says what happened and what to do; facts in braces are filled in from the keyword arguments. `code`
+crosses the wire and the browser (which writes its own sentence, in the user's language, from code and facts);
+`retryable` says whether the same attempt can succeed later without anybody changing anything.
+
+Rejected: messages written at each `raise` (the same failure would then read differently in each place).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class DepinError(Exception):
+    """Something went wrong in jupyter-depin: {detail}."""
+
+    code: ClassVar[str] = "depin"
+    retryable: ClassVar[bool] = False
+    _by_code: ClassVar[dict[str, type[DepinError]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        code = cls.__dict__.get("code", cls.__name__)
+        cls.code = code
+        DepinError._by_code[code] = cls
+
+    def __init__(self, **facts: object) -> None:
+        # A docstring's first paragraph is for the user; what follows it is for the developer.
+        self.facts: dict[str, str] = {name: str(value) for name, value in facts.items()}
+        sentence = inspect.cleandoc(type(self).__doc__ or type(self).__name__).split("\n\n")[0].replace("\n", " ")
+        try:
+            text = sentence.format(**self.facts)
+        except (KeyError, IndexError):
+            text = f"{sentence} {self.facts}"
+        super().__init__(text)
+
+    @staticmethod
+    def from_wire(code: str, facts: dict[str, str]) -> DepinError:
+        """Rebuild an error that the other side sent. Called by drivers; unknown codes become `LeaseRefused`."""
+        kind = DepinError._by_code.get(code)
+        if kind is None or issubclass(kind, ProtocolError):
+            return LeaseRefused(reason=f"{code} {facts}")
+        return kind(**facts)
+
+
+# -- protocol: whose fault a wrong step was
+
+
+class ProtocolError(DepinError):
+    """The two sides stopped understanding each other: {detail}. Update jupyter-depin on both machines."""
+
+
+class LocalProtocolError(ProtocolError):
+    """jupyter-depin made a step that its own protocol forbids: {detail}. Please report this as a bug."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side broke the protocol: {detail}. The connection was closed; choose another provider if it goes on."""
+
+
+# -- transport: the link
+
+
+class TransportError(DepinError):
+    """The link failed: {detail}. It is tried again by itself."""
+
+    retryable = True
+
+
+class PeerUnreachable(TransportError):
+    """The provider at {address} did not answer. Check the ticket and your network, or choose another provider."""
+
+
+class ConnectionLost(TransportError):
+    """The link to the other side was lost ({detail}). It is taken up again by itself; nothing is lost meanwhile."""
+
+
+class PortInUse(TransportError):
+    """Port {port} is already in use on this machine. Stop the program that uses it, or choose another port."""
+
+    retryable = False
+
+
+# -- lease: who rents what from whom
+
+
+class LeaseError(DepinError):
+    """The rental could not go on: {detail}."""
+
+
+class UnknownProvider(LeaseError):
+    """Provider {provider} is not registered on this chain. Check the address, or ask the provider to register."""
+
+
+class WrongAddress(LeaseError):
+    """The machine that answered is {found}, not {expected}. Nothing was paid; get a fresh ticket from the provider."""
+
+
+class OfferExpired(LeaseError):
+    """This offer ended {ago} ago. Ask the provider for a fresh one."""
+
+
+class RateAboveCap(LeaseError):
+    """This offer costs {rate} per hour, above your limit of {cap}. Raise the limit or choose a cheaper offer."""
+
+
+class NoFreeSlot(LeaseError):
+    """The provider is busy: all {slots} of its places are taken. Try again later or choose another provider."""
+
+    retryable = True
+
+
+class StrangersRefused(LeaseError):
+    """The provider runs kernels without a sandbox and so accepts only people its owner named. Choose another one."""
+
+
+class LeaseRefused(LeaseError):
+    """The provider refused the rental: {reason}. Nothing was paid."""
+
+
+class LeaseEnded(LeaseError):
+    """The rental has ended: {reason}. Start a new kernel to rent again."""
+
+
+class UnknownLease(LeaseError):
+    """The provider no longer knows this rental, probably because its machine restarted. What was paid stays settled."""
+
+
+class RentalNotFound(LeaseError):
+    """There is no rental {rental} here. `jupyter depin rentals` lists those that exist."""
+
+
+# -- payment: who owes what to whom
+
+
+class PaymentError(DepinError):
+    """The payment failed: {detail}."""
+
+
+class EmptyWallet(PaymentError):
+    """Your wallet holds {balance} {symbol} and this rental needs {needed}. Add money, or rent for less."""
+
+
+class VoucherRefused(PaymentError):
+    """A payment was refused: {reason}. The kernel is paused until a valid one arrives."""
+
+
+class SpendingCapReached(PaymentError):
+    """Your limit of {cap} {symbol} for this rental is used up. Start a new kernel with a higher limit to go on."""
+
+
+class ClaimTooHigh(PaymentError):
+    """The provider claims {claimed} s of service where {seconds} s have passed. Only the true time is paid."""
+
+
+class ChainUnreachable(PaymentError):
+    """The payment network at {url} does not answer. Running kernels go on; settlement is tried again by itself."""
+
+    retryable = True
+
+
+class WrongChain(PaymentError):
+    """{url} is chain {found}, not chain {expected}. Correct the address in your configuration; nothing was paid."""
+
+
+class TransactionFailed(PaymentError):
+    """The payment network rejected {action}: {reason}. No money moved."""
+
+
+class SettlementPending(PaymentError):
+    """The rental is not settled yet: {reason}. It is in the journal and is settled at the next start."""
+
+    retryable = True
+
+
+# -- the provider's machine
+
+
+class SandboxError(DepinError):
+    """The kernel's sandbox failed: {detail}."""
+
+
+class SandboxMissing(SandboxError):
+    """Sandboxed kernels need bubblewrap, which does not work here ({reason}). {fix}"""
+
+
+class KernelStartFailed(SandboxError):
+    """The kernel did not start on the provider's machine: {reason}."""
+
+
+# -- what the user wrote
+
+
+class ConfigError(DepinError):
+    """The configuration is wrong: {detail}."""
+
+
+class DamagedConfig(ConfigError):
+    """The file {path} cannot be read: {reason}. Correct it, or move it away to start with the defaults."""
+
+
+class DamagedJournal(ConfigError):
+    """The journal {path} is damaged ({reason}). It was left untouched: copy it, then restore a backup or move it away."""
+
+
+class DamagedKey(ConfigError):
+    """The key file {path} is not a valid key ({reason}). Restore your backup; without it the money cannot be moved."""
+
+
+class BadTicket(ConfigError):
+    """This is not a valid ticket: {reason}. Copy the whole line that the provider printed."""

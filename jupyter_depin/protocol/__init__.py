@@ -1,0 +1,1 @@
+"""The vocabulary: frozen values, validated when made. No I/O, no clock, no state."""

@@ -1,0 +1,121 @@
+"""Who is who: nodes, wallets, and the signed binding between them. Bytes inside, hex at the edge."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+import msgspec
+
+from jupyter_depin.errors import BadTicket, ConfigError
+from jupyter_depin.protocol.eip712 import Domain, keccak256, struct_hash
+
+NodeId = NewType("NodeId", bytes)
+"""A node's ed25519 public key, 32 bytes: what is dialled."""
+
+Address = NewType("Address", bytes)
+"""A wallet or contract on an EVM chain, 20 bytes."""
+
+NO_ADDRESS = Address(bytes(20))
+
+
+def node_id(raw: bytes) -> NodeId:
+    """Check a node id at the door. Raises `ConfigError` unless it is 32 bytes."""
+    if len(raw) != 32:
+        raise ConfigError(detail=f"a node id has 32 bytes, not {len(raw)}")
+    return NodeId(bytes(raw))
+
+
+def address(raw: bytes) -> Address:
+    """Check an address at the door. Raises `ConfigError` unless it is 20 bytes."""
+    if len(raw) != 20:
+        raise ConfigError(detail=f"an address has 20 bytes, not {len(raw)}")
+    return Address(bytes(raw))
+
+
+def checksummed(value: Address) -> str:
+    """EIP-55 text of an address, for edges."""
+    plain = value.hex()
+    nibbles = keccak256(plain.encode()).hex()
+    return "0x" + "".join(c.upper() if int(n, 16) > 7 else c for c, n in zip(plain, nibbles, strict=False))
+
+
+def parse_address(text: str) -> Address:
+    """An address from text. Raises `ConfigError` on anything else; a mixed-case text must have a right checksum."""
+    try:
+        raw = address(bytes.fromhex(text.removeprefix("0x")))
+    except ValueError as error:
+        raise ConfigError(detail=f"{text!r} is not an address") from error
+    body = text.removeprefix("0x")
+    if body not in (body.lower(), body.upper()) and "0x" + body != checksummed(raw):
+        raise ConfigError(detail=f"{text!r} is mistyped: its checksum is wrong")
+    return raw
+
+
+class Signer(Protocol):
+    """Something that signs for one wallet. `keys.Wallet` is the real one."""
+
+    @property
+    def address(self) -> Address:
+        """The wallet it signs for."""
+
+    def sign(self, digest: bytes) -> bytes:
+        """65 bytes r ‖ s ‖ v (v is 27 or 28, s low) over a 32-byte digest."""
+
+
+_BINDING_TYPE = keccak256(b"Binding(address wallet,bytes32 node,uint40 validUntil)")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A wallet's statement that a node acts for it until `valid_until` (Unix seconds)."""
+
+    wallet: Address
+    node: NodeId
+    valid_until: int
+
+    def digest(self, domain: Domain) -> bytes:
+        """What the wallet signs."""
+        return domain.digest(struct_hash(_BINDING_TYPE, self.wallet, self.node, self.valid_until))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Where a node can be found: its id, the relay it is at home on, and `ip:port` addresses to try first."""
+
+    node: NodeId
+    relay_url: str | None = None
+    direct: tuple[str, ...] = ()
+
+
+_PREFIX = "depin1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Everything that is needed to reach one provider, in one line that can be copied: node address and wallet."""
+
+    address: NodeAddress
+    provider: Address
+
+    def __str__(self) -> str:
+        row = (self.address.node, self.address.relay_url, self.address.direct, self.provider)
+        return _PREFIX + base64.urlsafe_b64encode(msgspec.msgpack.encode(row)).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> Ticket:
+        """The ticket that `str(ticket)` made. Raises `BadTicket`."""
+        text = text.strip()
+        if not text.startswith(_PREFIX):
+            raise BadTicket(reason=f"it does not begin with {_PREFIX}")
+        body = text.removeprefix(_PREFIX)
+        try:
+            raw = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+            node, relay, direct, wallet = msgspec.msgpack.decode(
+                raw, type=tuple[bytes, str | None, tuple[str, ...], bytes]
+            )
+            return cls(NodeAddress(node_id(node), relay, direct), address(wallet))
+        except (ValueError, binascii.Error, msgspec.MsgspecError, ConfigError) as error:
+            raise BadTicket(reason="it is damaged") from error

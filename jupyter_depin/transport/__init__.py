@@ -1,0 +1,86 @@
+"""Ports to the network: endpoints, connections and streams between nodes.
+
+`iroh.py` is the real adapter, `memory.py` its twin for tests and examples; one suite runs on both. Every error that
+leaves an adapter is a `TransportError`. Nothing here knows of tunnels, lanes or money.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jupyter_depin.protocol.identity import NodeAddress, NodeId
+
+ALPN = b"jupyter-depin/1"
+"""The protocol's name in the TLS handshake; its number rises with a wire change that old peers cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The way that a connection takes now: over a relay or direct, and its round-trip time in milliseconds."""
+
+    relayed: bool
+    remote: str
+    rtt_ms: float
+
+
+class Stream(Protocol):
+    """An ordered, reliable flow of bytes in both directions.
+
+    A peer learns of a stream with its first byte, so the opener writes first. One reader and one writer at a time.
+    """
+
+    async def read(self, limit: int) -> bytes:
+        """Return 1 … `limit` bytes as soon as there are any; b"" when the peer finished. Raises `ConnectionLost`."""
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Hand over all of `data`; returns when it is accepted, not when it arrived. Raises `ConnectionLost`."""
+
+    async def finish(self) -> None:
+        """Say that nothing more is written. Raises `ConnectionLost`."""
+
+    def set_priority(self, priority: int) -> None:
+        """Streams of a higher priority are sent first when the link is narrow. Default 0."""
+
+
+class Connection(Protocol):
+    """An authenticated, encrypted connection with one peer."""
+
+    @property
+    def peer(self) -> NodeId:
+        """The node at the other end, proven by its key."""
+
+    def path(self) -> Path | None:
+        """The path in use, or None while it is not known."""
+
+    async def open_stream(self) -> Stream:
+        """Open a stream of our own. Raises `ConnectionLost`."""
+
+    async def accept_stream(self) -> Stream:
+        """Wait for the peer's next stream. Raises `ConnectionLost`."""
+
+    async def close(self, reason: str = "") -> None:
+        """End the connection; the peer's pending calls raise `ConnectionLost` with `reason` in it. Never raises."""
+
+    async def closed(self) -> str:
+        """Wait until the connection has ended, by whatever cause, and return the reason."""
+
+
+class Endpoint(Protocol):
+    """A node on the network."""
+
+    @property
+    def node(self) -> NodeId:
+        """This node's id."""
+
+    def address(self) -> NodeAddress:
+        """Where peers find this node now."""
+
+    async def connect(self, address: NodeAddress) -> Connection:
+        """Dial a node. Raises `PeerUnreachable`. Cancelling is safe."""
+
+    async def accept(self) -> Connection:
+        """Wait for the next authenticated peer; broken handshakes are skipped. Raises `ConnectionLost` once closed."""
+
+    async def close(self) -> None:
+        """End every connection and leave the network. Never raises."""
