@@ -1,0 +1,329 @@
+"""The five kernel channels as ZeroMQ sockets: the side that Jupyter clients see, and the side that the kernel sees.
+
+Messages pass as they are: this room reads no content but one word (`iopub_welcome`, which each side says for itself).
+A client's ZeroMQ identity is kept: the kernel side has one set of DEALER sockets per client, with that identity on
+shell, stdin and control, for the kernel asks for input on stdin by the identity that it saw on shell. The heartbeat is
+answered on the client's side, since a round trip of over a second would look like death.
+
+Sockets are read from the loop by their file descriptor rather than through `zmq.asyncio`, which costs a future per
+message. ZeroMQ's descriptor is edge-triggered: after every send, pending input is looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from jupyter_depin.errors import PortInUse, TransportError
+from jupyter_depin.protocol.frames import Lane, Part
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Lane, list[Part]], None]
+
+_BIG = 1 << 16
+"""From this size on a ZeroMQ frame is handed on without a copy."""
+_TURN = 200
+"""Messages that one socket may deliver before the loop turns to others."""
+_ANONYMOUS_KEPT = 32
+"""Sets of kernel sockets kept for clients without an identity of their own (probes); the oldest is closed first."""
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise PortInUse(port=what) from error
+        raise TransportError(detail=f"{what}: {error}") from error
+
+
+def _readable(socket: zmq.Socket[bytes]) -> bool:
+    return bool(cast("int", socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+
+class _Socket:
+    """One socket on the running loop. `on_message` is called from the loop with the frames of each message."""
+
+    def __init__(self, socket: zmq.Socket[bytes], on_message: Callable[[list[Part]], None]) -> None:
+        self.socket = socket
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+        self._fd = cast("int", socket.getsockopt(zmq.FD))
+        self._paused = False
+        self._scheduled = False
+        self._loop.add_reader(self._fd, self._read)
+        self._look_again()
+
+    def send(self, parts: Sequence[Part]) -> None:
+        try:
+            big = any(len(part) >= _BIG for part in parts)
+            self.socket.send_multipart(parts, zmq.NOBLOCK, copy=not big)
+        except zmq.Again:
+            log.warning("a kernel channel did not take a message")
+        except zmq.ZMQError as error:
+            if not self.socket.closed:
+                log.warning("a kernel channel failed: %s", error)
+            return
+        self._look_again()
+
+    def pause(self, paused: bool) -> None:
+        self._paused = paused
+        if not paused:
+            self._look_again()
+
+    def close(self) -> None:
+        if not self.socket.closed:
+            self._loop.remove_reader(self._fd)
+            self.socket.close(0)
+
+    def _look_again(self) -> None:
+        if not self._scheduled and not self._paused and _readable(self.socket):
+            self._scheduled = True
+            self._loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        self._scheduled = False
+        for _ in range(_TURN):
+            if self._paused or self.socket.closed or not _readable(self.socket):
+                return
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._on_message([f.buffer if len(f) >= _BIG else f.bytes for f in frames])
+        self._scheduled = True
+        self._loop.call_soon(self._read)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalInfo:
+    """Where Jupyter clients find the channels on this machine, as in a connection file. Ports in CHANNELS order."""
+
+    transport: str
+    ip: str
+    ports: Mapping[str, int]
+    key: bytes
+    signature_scheme: str = "hmac-sha256"
+    curve_publickey: bytes | None = None
+    curve_secretkey: bytes | None = None
+
+    def url(self, channel: str) -> str:
+        """The ZeroMQ endpoint of a channel: `shell`, `iopub`, `stdin`, `control` or `hb`."""
+        separator = "-" if self.transport == "ipc" else ":"
+        return f"{self.transport}://{self.ip}{separator}{self.ports[channel]}"
+
+
+_LANES = {"shell": Lane.SHELL, "stdin": Lane.STDIN, "control": Lane.CONTROL}
+
+
+def _unlimited(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    # Bounds belong to the tunnel, which stops the source; ZeroMQ's own would drop messages.
+    socket.linger, socket.sndhwm, socket.rcvhwm = 0, 0, 0
+    return socket
+
+
+class ClientSide:
+    """The channels that Jupyter clients connect to. Made by the rental; `on_message` gets what clients send.
+
+    Each message to the lanes begins with the client's identity. Raises `PortInUse`.
+    """
+
+    def __init__(self, info: LocalInfo, on_message: Handler) -> None:
+        self.info = info
+        self._context = zmq.Context()
+        self._on_message = on_message
+        self._sockets: dict[str, _Socket] = {}
+        self.last_request: bytes = b"{}"
+        try:
+            for channel in ("shell", "stdin", "control", "iopub", "hb"):
+                self._sockets[channel] = _Socket(self._bound(channel), self._receiver(channel))
+        except BaseException:
+            self.close()
+            raise
+
+    def deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
+        """Hand a message from the kernel to the clients."""
+        if lane is Lane.IOPUB:
+            # Each subscriber was already welcomed here, at the moment it subscribed.
+            if any(len(part) < 4096 and b'"iopub_welcome"' in part for part in parts[1:5]):
+                return
+            self._sockets["iopub"].send(parts)
+        else:
+            self._sockets[lane.name.lower()].send(parts)
+
+    def say(self, text: str) -> None:
+        """Show a line in the output of the cell that ran last, as if the kernel had written it to standard error."""
+        content = {"name": "stderr", "text": text + "\n"}
+        self._publish(b"stream.stderr", "stream", content, self.last_request)
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on taking messages from clients (their own queues hold what comes meanwhile)."""
+        for channel in _LANES:
+            self._sockets[channel].pause(paused)
+
+    def close(self) -> None:
+        """Close every socket. May be called twice."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._context.destroy(0)
+
+    def _bound(self, channel: str) -> zmq.Socket[bytes]:
+        socket = _unlimited(self._context.socket(zmq.XPUB if channel == "iopub" else zmq.ROUTER))
+        if channel == "iopub":
+            socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        else:
+            socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        if self.info.curve_secretkey and self.info.curve_publickey:
+            socket.curve_server = True
+            socket.curve_secretkey, socket.curve_publickey = self.info.curve_secretkey, self.info.curve_publickey
+        try:
+            with _translated(self.info.url(channel)):
+                socket.bind(self.info.url(channel))
+        except BaseException:
+            socket.close(0)
+            raise
+        return socket
+
+    def _receiver(self, channel: str) -> Callable[[list[Part]], None]:
+        if channel == "hb":
+            return lambda parts: self._sockets["hb"].send(parts)
+        if channel == "iopub":
+            return self._subscribed
+        lane = _LANES[channel]
+
+        def receive(parts: list[Part]) -> None:
+            if lane is Lane.SHELL:
+                self._remember(parts)
+            self._on_message(lane, parts)
+
+        return receive
+
+    def _remember(self, parts: list[Part]) -> None:
+        header = next((parts[i + 2] for i, p in enumerate(parts[:-2]) if bytes(p) == b"<IDS|MSG>"), None)
+        if header is not None and len(header) < 4096 and b'"execute_request"' in bytes(header):
+            self.last_request = bytes(header)
+
+    def _subscribed(self, parts: list[Part]) -> None:
+        request = bytes(parts[0])
+        if request[:1] == b"\x01":
+            self._publish(request[1:], "iopub_welcome", {"subscription": request[1:].decode()}, b"{}")
+
+    def _publish(self, topic: bytes, kind: str, content: dict[str, str], parent: bytes) -> None:
+        header = {
+            "msg_id": uuid.uuid4().hex,
+            "msg_type": kind,
+            "username": "jupyter-depin",
+            "session": "",
+            "date": "",
+            "version": "5.4",
+        }
+        frames = [json.dumps(header).encode(), parent, b"{}", json.dumps(content).encode()]
+        mac = hmac.new(self.info.key, digestmod=self.info.signature_scheme.removeprefix("hmac-"))
+        for frame in frames:
+            mac.update(frame)
+        signature = mac.hexdigest().encode() if self.info.key else b""
+        self._sockets["iopub"].send([*([topic] if topic else []), b"<IDS|MSG>", signature, *frames])
+
+
+class _Client:
+    """The kernel-side sockets of one client; shell waits until the kernel knows the stdin socket."""
+
+    def __init__(self, sockets: dict[Lane, _Socket], monitor: _Socket) -> None:
+        self.sockets, self.monitor = sockets, monitor
+        self.known = False
+        self.waiting: list[Sequence[Part]] = []
+
+    def close(self) -> None:
+        self.monitor.close()
+        for socket in self.sockets.values():
+            socket.socket.disable_monitor()
+            socket.close()
+
+
+class KernelSide:
+    """The channels of a kernel in its sandbox. Made by the tenancy for each kernel it starts.
+
+    `endpoints` maps `shell`, `iopub`, `stdin`, `control` to ZeroMQ endpoints. `on_message` gets what the kernel says:
+    on iopub as it is, on the others with the client's identity in front. The kernel's output is read at full speed:
+    a slow reader would make it drop messages.
+    """
+
+    def __init__(self, endpoints: Mapping[str, str], on_message: Handler) -> None:
+        self._context = zmq.Context()
+        self._endpoints, self._on_message = endpoints, on_message
+        self._clients: OrderedDict[bytes, _Client] = OrderedDict()
+        iopub = _unlimited(self._context.socket(zmq.SUB))
+        iopub.setsockopt(zmq.SUBSCRIBE, b"")
+        iopub.connect(endpoints["iopub"])
+        self._iopub = _Socket(iopub, lambda parts: on_message(Lane.IOPUB, parts))
+
+    def deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
+        """Hand a client's message (identity first) to the kernel."""
+        client = self._client(bytes(parts[0]))
+        if lane is Lane.SHELL and not client.known:
+            client.waiting.append(parts[1:])
+        else:
+            client.sockets[lane].send(parts[1:])
+
+    def pending(self) -> bool:
+        """Whether the kernel has said something on iopub that was not read yet."""
+        return not self._iopub.socket.closed and _readable(self._iopub.socket)
+
+    def close(self) -> None:
+        """Close every socket. May be called twice."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        self._iopub.close()
+        self._context.destroy(0)
+
+    def _client(self, identity: bytes) -> _Client:
+        client = self._clients.get(identity)
+        if client is not None:
+            self._clients.move_to_end(identity)
+            return client
+        anonymous = identity[:1] == b"\0"
+        if anonymous:
+            crowd = [i for i in self._clients if i[:1] == b"\0"]
+            if len(crowd) >= _ANONYMOUS_KEPT:
+                self._clients.pop(crowd[0]).close()
+        # ZeroMQ reserves identities that begin with a zero byte.
+        own = b"x" + uuid.uuid4().bytes if anonymous else identity
+        sockets: dict[Lane, _Socket] = {}
+        monitor: zmq.Socket[bytes] | None = None
+        for channel, lane in _LANES.items():
+            socket = _unlimited(self._context.socket(zmq.DEALER))
+            socket.setsockopt(zmq.IDENTITY, own)
+            if lane is Lane.STDIN:
+                monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            socket.connect(self._endpoints[channel])
+            sockets[lane] = _Socket(socket, self._receiver(identity, lane))
+        assert monitor is not None
+        client = _Client(sockets, _Socket(monitor, lambda parts: self._stdin_known(identity, parts)))
+        self._clients[identity] = client
+        return client
+
+    def _stdin_known(self, identity: bytes, parts: list[Part]) -> None:
+        event = parse_monitor_message([bytes(part) for part in parts])["event"]
+        client = self._clients.get(identity)
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and client is not None and not client.known:
+            client.known = True
+            for message in client.waiting:
+                client.sockets[Lane.SHELL].send(message)
+            client.waiting.clear()
+
+    def _receiver(self, identity: bytes, lane: Lane) -> Callable[[list[Part]], None]:
+        return lambda parts: self._on_message(lane, [identity, *parts])

@@ -1,0 +1,1 @@
+"""Where machine, adapter and clock meet. No decisions: the machines take those."""

@@ -1,0 +1,235 @@
+"""Pumps one tunnel machine between a connection and whoever uses the lanes. Both sides use it.
+
+A lane has a stream of its own, with a reader and a writer task. Everything that comes in is handed on synchronously
+in the reader; everything that goes out is queued per lane and joined into few writes, since each await of the
+transport costs a wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from jupyter_depin.drivers.clock import steady_ns
+from jupyter_depin.errors import DepinError, RemoteProtocolError
+from jupyter_depin.protocol.frames import (
+    PRIORITY,
+    Control,
+    Data,
+    DataDecoder,
+    Lane,
+    MessageDecoder,
+    Part,
+    encode_data,
+    encode_message,
+)
+from jupyter_depin.transport import Connection, Stream
+from jupyter_depin.tunnel.events import Event, Message, Silent
+from jupyter_depin.tunnel.machine import State, Tunnel
+
+log = logging.getLogger(__name__)
+
+_READ = 1 << 20
+_JOIN = 1 << 16
+"""Queued small frames are joined up to so many bytes per write."""
+
+
+class _Queue:
+    """Pieces to write on one stream, with a wake-up for its writer."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Part] = deque()
+        self._wake = asyncio.Event()
+
+    def put(self, pieces: Sequence[Part]) -> None:
+        self._pieces.extend(pieces)
+        self._wake.set()
+
+    def clear(self) -> None:
+        self._pieces.clear()
+
+    async def next(self) -> Part:
+        while not self._pieces:
+            self._wake.clear()
+            await self._wake.wait()
+        first = self._pieces.popleft()
+        if not self._pieces or len(first) >= _JOIN:
+            return first
+        batch, size = [first], len(first)
+        while self._pieces and size + len(self._pieces[0]) <= _JOIN:
+            batch.append(self._pieces.popleft())
+            size += len(batch[-1])
+        return b"".join(batch) if len(batch) > 1 else first
+
+
+class TunnelDriver:
+    """One end of a tunnel in motion. `on_message` and `on_event` are called from the loop and must not block.
+
+    What they raise as `DepinError` ends the present connection. `opens`: whether this side opens the lanes' streams.
+    """
+
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        *,
+        opens: bool,
+        on_message: Callable[[Lane, Sequence[Part]], None],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.tunnel = tunnel
+        self._opens = opens
+        self._on_message, self._on_event = on_message, on_event
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed: int | None = None
+        self._control = _Queue()
+        self._lanes = {lane: _Queue() for lane in Lane}
+        self._scope: anyio.CancelScope | None = None
+        self._free = anyio.Lock()
+        self.connection: Connection | None = None
+        self.bytes_up = self.bytes_down = 0
+        self._arm()
+
+    @property
+    def attached(self) -> bool:
+        """Whether messages flow now."""
+        return self.tunnel.state is State.OPEN
+
+    def send(self, lane: Lane, *parts: Part) -> None:
+        """Send a message on a lane, now or as soon as the link is back. Does nothing once the tunnel is closed."""
+        if self.tunnel.state is not State.CLOSED:
+            self.tunnel.send(lane, parts, steady_ns())
+            self._pump()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call something from the loop after a while."""
+        self._loop.call_later(seconds, call)
+
+    def drop(self) -> None:
+        """Give up the present connection, if there is one; the tunnel lives on."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def close(self) -> None:
+        """End the tunnel for good."""
+        self.tunnel.close()
+        self.drop()
+        self._pump()
+
+    async def carry(self, connection: Connection, control: Stream) -> str:
+        """Carry the tunnel over a connection until that ends, and say why it did. A newer call ends an older one."""
+        self.drop()
+        async with self._free:
+            if self.tunnel.state is State.CLOSED:
+                return "the rental has ended"
+            reason = "dropped"
+            self.connection = connection
+            try:
+                with anyio.CancelScope() as self._scope:
+                    async with anyio.create_task_group() as tasks:
+                        self.tunnel.attach(steady_ns())
+                        tasks.start_soon(self._write, self._control, control)
+                        tasks.start_soon(self._read_control, control)
+                        if self._opens:
+                            for lane in Lane:
+                                tasks.start_soon(self._open_lane, tasks, connection, lane)
+                        else:
+                            tasks.start_soon(self._accept_lanes, tasks, connection)
+                        self._pump()
+            except* DepinError as failures:
+                reason = str(failures.exceptions[0])
+                log.info("a connection ended: %s", reason)
+            finally:
+                self._scope = self.connection = None
+                self.tunnel.detach(steady_ns())
+                for queue in (self._control, *self._lanes.values()):
+                    queue.clear()
+                self._pump()
+            return reason
+
+    # -- streams
+
+    async def _open_lane(self, tasks: TaskGroup, connection: Connection, lane: Lane) -> None:
+        stream = await connection.open_stream()
+        stream.set_priority(PRIORITY[lane])
+        await stream.write(bytes([lane]))
+        self._start_lane(tasks, stream, lane, b"")
+
+    async def _accept_lanes(self, tasks: TaskGroup, connection: Connection) -> None:
+        missing = set(Lane)
+        while missing:
+            stream = await connection.accept_stream()
+            first = await stream.read(_READ)
+            lane = Lane(first[0]) if first and first[0] in set(Lane) else None
+            if lane not in missing:
+                raise RemoteProtocolError(detail=f"a stream that begins with {first[:1].hex()!r}")
+            missing.discard(lane)
+            stream.set_priority(PRIORITY[lane])
+            self._start_lane(tasks, stream, lane, first[1:])
+
+    def _start_lane(self, tasks: TaskGroup, stream: Stream, lane: Lane, first: bytes) -> None:
+        tasks.start_soon(self._write, self._lanes[lane], stream)
+        tasks.start_soon(self._read_lane, stream, lane, first)
+
+    async def _write(self, queue: _Queue, stream: Stream) -> None:
+        while True:
+            piece = await queue.next()
+            self.bytes_up += len(piece)
+            await stream.write(piece if isinstance(piece, bytes) else memoryview(piece))
+
+    async def _read_lane(self, stream: Stream, lane: Lane, first: bytes) -> None:
+        decoder = DataDecoder(lane)
+        data = first or await stream.read(_READ)
+        while data:
+            self.bytes_down += len(data)
+            for frame in decoder.feed(data):
+                self.tunnel.receive(frame, steady_ns())
+            self._pump()
+            data = await stream.read(_READ)
+        raise RemoteProtocolError(detail=f"the {lane.name} stream ended")
+
+    async def _read_control(self, stream: Stream) -> None:
+        decoder: MessageDecoder[Control] = MessageDecoder(Control)
+        while data := await stream.read(_READ):
+            self.bytes_down += len(data)
+            for frame in decoder.feed(data):
+                self.tunnel.receive(frame, steady_ns())
+            self._pump()
+        raise RemoteProtocolError(detail="the control stream ended")
+
+    # -- the machine
+
+    def _pump(self) -> None:
+        while (event := self.tunnel.next_event()) is not None:
+            if isinstance(event, Message):
+                self._on_message(event.lane, event.parts)
+            elif isinstance(event, Silent):
+                self.drop()
+            else:
+                self._on_event(event)
+        for frame in self.tunnel.frames_to_send():
+            if isinstance(frame, Data):
+                self._lanes[frame.lane].put(encode_data(frame))
+            else:
+                self._control.put([encode_message(frame)])
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.tunnel.get_timer()
+        if due == self._armed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed, self._timer = due, None
+        if due is not None:
+            self._timer = self._loop.call_later(max(0, due - steady_ns()) / 1e9, self._ring)
+
+    def _ring(self) -> None:
+        self._armed = self._timer = None
+        self.tunnel.handle_timer(steady_ns())
+        self._pump()

@@ -1,0 +1,201 @@
+"""What crosses a connection: lanes of data frames, and one control stream of small messages.
+
+A data frame is `seq u64 · parts u16 · length u32 each · bodies`, big-endian; it carries ZeroMQ frames untouched, so a
+buffer of many megabytes is never copied into an envelope. Everything else is msgpack with a length in front: it is
+small and wants to grow fields without breaking old peers. A lane has a QUIC stream of its own, opened by the consumer
+with the lane's number as its first byte; so an interrupt never waits behind a big output.
+
+Rejected: msgpack for data (two copies of each buffer); sequence numbers across lanes (one lane would block another).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from jupyter_depin.errors import DepinError, RemoteProtocolError
+
+VERSION = 1
+"""Raised when an old peer could not follow; sent in the first message of a connection."""
+
+MAX_FRAME = 1 << 30
+"""Bytes of one data frame: more than any notebook output, less than what would hurt. A giant length ends the link."""
+MAX_PARTS = 4096
+MAX_MESSAGE = 1 << 20
+
+Part = bytes | memoryview | bytearray
+
+
+class Lane(IntEnum):
+    """One ordered, resumable flow in the tunnel. The heartbeat channel has none: it is answered locally."""
+
+    LEASE = 0
+    PAYMENT = 1
+    CONTROL = 2
+    STDIN = 3
+    SHELL = 4
+    IOPUB = 5
+
+
+PRIORITY: dict[Lane, int] = {
+    Lane.LEASE: 60,
+    Lane.CONTROL: 50,
+    Lane.STDIN: 40,
+    Lane.PAYMENT: 30,
+    Lane.SHELL: 20,
+    Lane.IOPUB: 10,
+}
+"""Higher goes first where the link is narrow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A message of a lane, with its number in that lane (0, 1, 2 …)."""
+
+    lane: Lane
+    seq: int
+    parts: Sequence[Part]
+    size: int
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """First control message of both sides on every connection: how many messages of each lane were taken."""
+
+    received: dict[int, int]
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """How many messages of each lane were taken so far (only lanes that moved)."""
+
+    received: dict[int, int]
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Asks for a `Pong`; sent after silence."""
+
+    nonce: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """Answers a `Ping`."""
+
+    nonce: int
+
+
+Control = Resume | Ack | Ping | Pong
+Frame = Data | Resume | Ack | Ping | Pong
+
+_HEAD = struct.Struct(">QH")
+_LENGTH = struct.Struct(">I")
+
+
+def encode_data(frame: Data) -> list[Part]:
+    """The pieces to write for a data frame: a joined one if it is small, otherwise header and untouched bodies."""
+    lengths = [len(part) for part in frame.parts]
+    head = _HEAD.pack(frame.seq, len(lengths)) + struct.pack(f">{len(lengths)}I", *lengths)
+    if frame.size <= 1 << 16:
+        return [b"".join((head, *frame.parts))]
+    return [head, *(part for part in frame.parts if len(part))]
+
+
+class DataDecoder:
+    """Turns the bytes of one lane's stream into data frames. Memory is bounded by `max_frame` plus one read."""
+
+    def __init__(self, lane: Lane, max_frame: int = MAX_FRAME) -> None:
+        self._lane, self._max_frame = lane, max_frame
+        self._head = bytearray()
+        self._seq = 0
+        self._lengths: tuple[int, ...] | None = None
+        self._parts: list[bytearray | bytes] = []
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> list[Data]:
+        """Take bytes as they come and return the frames they complete. Raises `RemoteProtocolError`."""
+        frames: list[Data] = []
+        view = memoryview(data)
+        while True:
+            if self._lengths is None:
+                view = self._feed_head(view)
+                if self._lengths is None:
+                    return frames
+            while len(self._parts) < len(self._lengths):
+                need = self._lengths[len(self._parts)]
+                if not self._body and len(view) >= need:
+                    self._parts.append(bytes(view[:need]))
+                    view = view[need:]
+                    continue
+                taken = min(need - len(self._body), len(view))
+                self._body += view[:taken]
+                view = view[taken:]
+                if len(self._body) < need:
+                    return frames
+                self._parts.append(self._body)
+                self._body = bytearray()
+            frames.append(Data(self._lane, self._seq, self._parts, sum(self._lengths)))
+            self._lengths, self._parts = None, []
+
+    def _feed_head(self, view: memoryview) -> memoryview:
+        while True:
+            need = _HEAD.size
+            if len(self._head) >= need:
+                self._seq, count = _HEAD.unpack_from(self._head)
+                if not 0 < count <= MAX_PARTS:
+                    raise RemoteProtocolError(detail=f"a frame of {count} parts")
+                need += _LENGTH.size * count
+                if len(self._head) == need:
+                    lengths = struct.unpack_from(f">{count}I", self._head, _HEAD.size)
+                    if sum(lengths) > self._max_frame:
+                        raise RemoteProtocolError(detail=f"a frame of {sum(lengths)} bytes")
+                    self._lengths = lengths
+                    self._head.clear()
+                    return view
+            if not len(view):
+                return view
+            taken = min(need - len(self._head), len(view))
+            self._head += view[:taken]
+            view = view[taken:]
+
+
+T = TypeVar("T")
+
+
+def encode_message(message: object) -> bytes:
+    """A message (a tagged struct) as it is written on a control stream: its length, then msgpack."""
+    body = msgspec.msgpack.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class MessageDecoder(Generic[T]):
+    """Turns the bytes of a stream of small messages into values of `kinds`, a union of tagged structs."""
+
+    def __init__(self, kinds: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kinds).decode
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[T]:
+        """Take bytes as they come and return the messages they complete. Raises `RemoteProtocolError`."""
+        self._buffer += data
+        messages: list[T] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_MESSAGE:
+                raise RemoteProtocolError(detail=f"a message of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(decode_checked(self._decode, bytes(self._buffer[_LENGTH.size : end])))
+            del self._buffer[:end]
+        return messages
+
+
+def decode_checked(decode: Callable[[bytes], T], data: bytes) -> T:
+    """Decode what a peer sent; whatever is wrong with it is the peer's fault: `RemoteProtocolError`."""
+    try:
+        return decode(data)
+    except (msgspec.MsgspecError, DepinError, ValueError, TypeError) as error:
+        raise RemoteProtocolError(detail=f"an unreadable message ({error})") from error

@@ -1,0 +1,241 @@
+"""The words of the two sides beside the kernel's own messages.
+
+Handshake words travel on the control stream before a tunnel is attached, each request with one answer. Lease and
+payment words travel on lanes of the tunnel, so that a cut loses and repeats none of them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from jupyter_depin.protocol.frames import decode_checked
+from jupyter_depin.protocol.identity import Address
+from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms
+from jupyter_depin.protocol.money import Amount
+
+# -- handshake
+
+
+class AskOffers(msgspec.Struct, frozen=True, tag="ask-offers"):
+    """What do you offer? `version` is `frames.VERSION`."""
+
+    version: int
+
+
+class SignedOffer(msgspec.Struct, frozen=True):
+    """An offer with the provider wallet's signature over its digest (which names the node that answers)."""
+
+    offer: Offer
+    signature: bytes
+
+
+class OffersGiven(msgspec.Struct, frozen=True, tag="offers"):
+    """One offer for each slot, taken or free."""
+
+    offers: tuple[SignedOffer, ...]
+
+
+class AskLease(msgspec.Struct, frozen=True, tag="ask-lease"):
+    """Promise me a slot. `offer` is the offer's digest; `consumer` the address of the key that will sign vouchers."""
+
+    offer: bytes
+    consumer: Address
+    max_seconds: int
+    salt: bytes
+
+
+class LeaseGiven(msgspec.Struct, frozen=True, tag="lease"):
+    """The provider's signed promise."""
+
+    lease: Lease
+    signature: bytes
+
+
+class OpenLease(msgspec.Struct, frozen=True, tag="open-lease"):
+    """Money is ready: open the channel. The provider relays it to the ledger."""
+
+    terms: Terms
+    opening: Opening
+
+
+class LeaseOpened(msgspec.Struct, frozen=True, tag="opened"):
+    """The channel is open; `transaction` says where."""
+
+    transaction: str
+
+
+class AttachTunnel(msgspec.Struct, frozen=True, tag="attach"):
+    """Join this connection to the lease's tunnel. `signature`: the voucher key's over `attach_digest`."""
+
+    channel_id: bytes
+    signature: bytes
+
+
+class Attached(msgspec.Struct, frozen=True, tag="attached"):
+    """From here on this connection carries the tunnel."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """No, and why: the code and facts of a `DepinError`. The connection may ask again."""
+
+    code: str
+    facts: dict[str, str]
+
+
+Request = AskOffers | AskLease | OpenLease | AttachTunnel
+Answer = OffersGiven | LeaseGiven | LeaseOpened | Attached | Refused
+
+# -- the lease lane, to the provider
+
+
+class Launch(msgspec.Struct, frozen=True, tag="launch"):
+    """Start a kernel, ending the one that runs. `epoch` counts launches; `key` signs the kernel's messages.
+
+    `argv` and `cwd` are followed only by an agent that serves its own user (loopback).
+    """
+
+    epoch: int
+    key: bytes
+    signature_scheme: str
+    env: dict[str, str] = {}
+    argv: tuple[str, ...] | None = None
+    cwd: str | None = None
+
+
+class Signal(msgspec.Struct, frozen=True, tag="signal"):
+    """Send a POSIX signal to the kernel of an epoch."""
+
+    epoch: int
+    signum: int
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """End the lease: stop the kernel and the meter, and say what was served. `reason` is an `EndReason` code."""
+
+    reason: str
+
+
+LeaseOrder = Launch | Signal | End
+
+# -- the lease lane, to the consumer
+
+
+class Launched(msgspec.Struct, frozen=True, tag="launched"):
+    """The kernel of an epoch runs; from the first one on, time is paid."""
+
+    epoch: int
+
+
+class LaunchFailed(msgspec.Struct, frozen=True, tag="launch-failed"):
+    """The kernel of an epoch could not be started."""
+
+    epoch: int
+    code: str
+    facts: dict[str, str]
+
+
+class KernelExited(msgspec.Struct, frozen=True, tag="exited"):
+    """The kernel of an epoch ended: exit status (negative: a signal) and the end of its standard error."""
+
+    epoch: int
+    status: int
+    stderr: str
+
+
+class Paused(msgspec.Struct, frozen=True, tag="paused"):
+    """The kernel stands still and is not paid for."""
+
+    reason: str
+
+
+class Unpaused(msgspec.Struct, frozen=True, tag="unpaused"):
+    """The kernel goes on."""
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """The lease is over; `served_ns` is the last claim. A final voucher is still taken."""
+
+    reason: str
+    served_ns: int
+
+
+class Settled(msgspec.Struct, frozen=True, tag="settled"):
+    """The provider collected `amount` in all, by `transaction`; the rest went back."""
+
+    amount: Amount
+    transaction: str
+
+
+class SettleFailed(msgspec.Struct, frozen=True, tag="settle-failed"):
+    """Collecting failed for now; the provider goes on trying. Code and facts of a `DepinError`."""
+
+    code: str
+    facts: dict[str, str]
+
+
+LeaseFact = Launched | LaunchFailed | KernelExited | Paused | Unpaused | Ended | Settled | SettleFailed
+
+# -- the payment lane
+
+
+class ServedClaim(msgspec.Struct, frozen=True, tag="served"):
+    """Provider: so many ns were served until now."""
+
+    served_ns: int
+    final: bool = False
+
+
+class VoucherGiven(msgspec.Struct, frozen=True, tag="voucher"):
+    """Consumer: a voucher for `amount` in total, signed."""
+
+    amount: Amount
+    signature: bytes
+    final: bool = False
+
+
+class VoucherTaken(msgspec.Struct, frozen=True, tag="taken"):
+    """Provider: the voucher is in the journal."""
+
+    amount: Amount
+
+
+class VoucherNotTaken(msgspec.Struct, frozen=True, tag="not-taken"):
+    """Provider: the voucher does not hold, and why."""
+
+    amount: Amount
+    reason: str
+
+
+ToPayer = ServedClaim | VoucherTaken | VoucherNotTaken
+
+_encode = msgspec.msgpack.Encoder().encode
+_order = msgspec.msgpack.Decoder(LeaseOrder).decode
+_fact = msgspec.msgpack.Decoder(LeaseFact).decode
+_payer = msgspec.msgpack.Decoder(ToPayer).decode
+_payee = msgspec.msgpack.Decoder(VoucherGiven).decode
+
+
+def encode(word: LeaseOrder | LeaseFact | ToPayer | VoucherGiven) -> bytes:
+    """A word as the one part of a lane's message."""
+    return _encode(word)
+
+
+def decode_order(data: bytes) -> LeaseOrder:
+    """What the consumer says on the lease lane. Raises `RemoteProtocolError`."""
+    return decode_checked(_order, data)
+
+
+def decode_fact(data: bytes) -> LeaseFact:
+    """What the provider says on the lease lane. Raises `RemoteProtocolError`."""
+    return decode_checked(_fact, data)
+
+
+def decode_to_payer(data: bytes) -> ToPayer:
+    """What the provider says on the payment lane. Raises `RemoteProtocolError`."""
+    word: ToPayer = decode_checked(_payer, data)
+    return word
+
+
+def decode_to_payee(data: bytes) -> VoucherGiven:
+    """What the consumer says on the payment lane. Raises `RemoteProtocolError`."""
+    return decode_checked(_payee, data)

@@ -1,0 +1,52 @@
+"""What the tunnel tells its driver: facts, each with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jupyter_depin.protocol.frames import Lane, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The peer's next message of a lane arrived, in order and for the first time."""
+
+    lane: Lane
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Both sides know what the other has; `resent` messages were taken up again."""
+
+    resent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Nothing was heard for too long: drop this connection and make a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFull:
+    """A lane holds as much as it may: stop feeding it until `LaneDrained`."""
+
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDrained:
+    """A full lane has room again."""
+
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The tunnel is over: its peer stayed away longer than the grace, or it was closed here."""
+
+    expired: bool
+
+
+Event = Message | Opened | Silent | LaneFull | LaneDrained | Closed

@@ -1,0 +1,223 @@
+"""The tunnel's state machine. Messages, not bytes, so that a cut at any byte loses and repeats nothing.
+
+A message stays with its sender until the receiver has acknowledged it; after a cut both sides say how far they got,
+and what is missing is sent again on the new connection. The machine knows neither role nor content nor clock.
+
+Rejected: trusting QUIC's own acknowledgements (they say that bytes reached a peer's buffer, not that its tunnel took
+them); resuming inside one QUIC connection only (it ends after 30 s of silence); one sequence for all lanes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+
+from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
+from jupyter_depin.protocol.frames import Ack, Control, Data, Frame, Lane, Part, Ping, Pong, Resume
+from jupyter_depin.protocol.money import NS_PER_SECOND
+from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Message, Opened, Silent
+from jupyter_depin.tunnel.window import Window, held_bytes
+
+
+class State(Enum):
+    """Where a tunnel is. The values are for people."""
+
+    DETACHED = "no connection"
+    RESUMING = "connected, waiting for the peer's Resume"
+    OPEN = "carrying messages"
+    CLOSED = "over"
+
+
+TRANSITIONS: dict[tuple[State, str], State] = {
+    (State.DETACHED, "attach"): State.RESUMING,
+    (State.RESUMING, "Resume"): State.OPEN,
+    (State.RESUMING, "detach"): State.DETACHED,
+    (State.OPEN, "Data"): State.OPEN,
+    (State.OPEN, "Ack"): State.OPEN,
+    (State.OPEN, "Ping"): State.OPEN,
+    (State.OPEN, "Pong"): State.OPEN,
+    (State.OPEN, "detach"): State.DETACHED,
+    (State.DETACHED, "detach"): State.DETACHED,
+    (State.DETACHED, "grace over"): State.CLOSED,
+    (State.DETACHED, "close"): State.CLOSED,
+    (State.RESUMING, "close"): State.CLOSED,
+    (State.OPEN, "close"): State.CLOSED,
+    (State.CLOSED, "close"): State.CLOSED,
+    (State.CLOSED, "detach"): State.CLOSED,
+}
+"""Every step that is allowed. A frame that is not here breaks the protocol; the diagram is drawn from this."""
+
+ACK_DELAY_NS = NS_PER_SECOND // 10
+ACK_BYTES = 1 << 20
+"""An acknowledgement waits this long for company, unless this much has come in."""
+
+
+class Tunnel:
+    """One end of a tunnel. Times are integer ns of any steady clock; the driver calls, nothing here calls out.
+
+    `grace_ns`: how long it may stay detached. `ping_ns`: ask after so much silence, and report `Silent` after three
+    times that (None: the other side asks). `limit`: bytes that a lane may hold before it reports `LaneFull`.
+    """
+
+    def __init__(self, *, grace_ns: int, now: int, ping_ns: int | None = None, limit: int = 64 << 20) -> None:
+        self.state = State.DETACHED
+        self._grace_ns, self._ping_ns = grace_ns, ping_ns
+        self._windows = {lane: Window(lane, limit) for lane in Lane}
+        self._out: list[Frame] = []
+        self._events: deque[Event] = deque()
+        self._give_up_at: int | None = now + grace_ns
+        self._ack_at: int | None = None
+        self._heard_at = now
+        self._ping_at: int | None = None
+        self._nonce = 0
+
+    # -- what the driver tells it
+
+    def attach(self, now: int) -> None:
+        """A connection was made: greet the peer. Called by the driver before anything is read or written on it."""
+        self._step("attach")
+        self._heard_at = now
+        self._ping_at = now + self._ping_ns if self._ping_ns else None
+        for window in self._windows.values():
+            window.tell()
+        self._out = [Resume({lane: window.received for lane, window in self._windows.items()})]
+
+    def detach(self, now: int) -> None:
+        """The connection is gone, for whatever reason. Allowed at any time."""
+        if self.state in (State.RESUMING, State.OPEN):
+            self._give_up_at = now + self._grace_ns
+        self._step("detach")
+        self._out, self._ack_at, self._ping_at = [], None, None
+
+    def close(self) -> None:
+        """The lease is over: forget everything. Allowed at any time."""
+        if self.state is not State.CLOSED:
+            self._events.append(Closed(expired=False))
+        self._step("close")
+        self._forget()
+
+    def send(self, lane: Lane, parts: Sequence[Part], now: int) -> None:
+        """Take a message for the peer. Raises `LocalProtocolError` once the tunnel is closed or on no parts."""
+        if self.state is State.CLOSED or not parts:
+            raise LocalProtocolError(detail=f"send on a {self.state.name} tunnel, {len(parts)} parts")
+        window = self._windows[lane]
+        frame = window.push(parts)
+        if self.state is State.OPEN:
+            self._out.append(frame)
+        self._report(window)
+
+    def receive(self, frame: Frame, now: int) -> None:
+        """Take a frame that came over the present connection. Raises `RemoteProtocolError`: drop that connection."""
+        if (self.state, type(frame).__name__) not in TRANSITIONS:
+            raise RemoteProtocolError(detail=f"{type(frame).__name__} while {self.state.value}")
+        self._heard_at = now
+        match frame:
+            case Data():
+                window = self._windows[frame.lane]
+                window.take(frame)
+                self._events.append(Message(frame.lane, frame.parts))
+                if window.untold_bytes >= ACK_BYTES:
+                    self._acknowledge()
+                elif self._ack_at is None:
+                    self._ack_at = now + ACK_DELAY_NS
+            case Resume():
+                self._learn(frame)
+                self._step("Resume")
+                self._give_up_at = None
+                missing = [data for lane in Lane for data in self._windows[lane].unacked]
+                self._out.extend(missing)
+                self._events.append(Opened(len(missing)))
+            case Ack():
+                self._learn(frame)
+            case Ping():
+                self._out.append(Pong(frame.nonce))
+            case Pong():
+                if frame.nonce > self._nonce:
+                    raise RemoteProtocolError(detail="an answer to a question never asked")
+
+    def handle_timer(self, now: int) -> None:
+        """Call when `get_timer()` has passed; early calls do no harm."""
+        if self._give_up_at is not None and now >= self._give_up_at and self.state is State.DETACHED:
+            self._step("grace over")
+            self._forget()
+            self._events.append(Closed(expired=True))
+        if self._ack_at is not None and now >= self._ack_at:
+            self._acknowledge()
+        if self._ping_at is not None and self._ping_ns and now >= self._ping_at:
+            silence = now - self._heard_at
+            if silence >= 3 * self._ping_ns:
+                self._ping_at = None
+                self._events.append(Silent())
+                return
+            if silence >= self._ping_ns and self.state is State.OPEN:
+                self._nonce += 1
+                self._out.append(Ping(self._nonce))
+            self._ping_at = now + self._ping_ns if silence >= self._ping_ns else self._heard_at + self._ping_ns
+
+    # -- what the driver asks it
+
+    def frames_to_send(self) -> list[Frame]:
+        """Frames for the present connection, in order per lane; control frames belong on the control stream."""
+        out, self._out = self._out, []
+        return out
+
+    def next_event(self) -> Event | None:
+        """The next fact, or None."""
+        return self._events.popleft() if self._events else None
+
+    def get_timer(self) -> int | None:
+        """When to call `handle_timer`, or None."""
+        give_up = self._give_up_at if self.state is State.DETACHED else None
+        return min((t for t in (give_up, self._ack_at, self._ping_at) if t is not None), default=None)
+
+    @property
+    def held(self) -> int:
+        """Bytes kept in memory for the peer."""
+        return held_bytes(self._windows.values())
+
+    def drained(self, lane: Lane) -> bool:
+        """Whether the peer has taken everything that was sent on a lane."""
+        return not self._windows[lane].unacked
+
+    def full(self, lane: Lane) -> bool:
+        """Whether a lane has reported `LaneFull` and not drained since."""
+        return self._windows[lane].full
+
+    # --
+
+    def _step(self, cause: str) -> None:
+        after = TRANSITIONS.get((self.state, cause))
+        if after is None:
+            raise LocalProtocolError(detail=f"{cause} while {self.state.value}")
+        self.state = after
+
+    def _learn(self, frame: Resume | Ack) -> None:
+        for lane, count in frame.received.items():
+            window = self._windows.get(lane)  # type: ignore[call-overload]
+            if window is None:
+                raise RemoteProtocolError(detail=f"a lane numbered {lane}")
+            window.acknowledged(count)
+            self._report(window)
+
+    def _report(self, window: Window) -> None:
+        crossed = window.crossed()
+        if crossed is not None:
+            self._events.append(LaneFull(window.lane) if crossed else LaneDrained(window.lane))
+
+    def _acknowledge(self) -> None:
+        self._ack_at = None
+        taken = {int(lane): count for lane, w in self._windows.items() if (count := w.tell()) is not None}
+        if taken:
+            self._out.append(Ack(taken))
+
+    def _forget(self) -> None:
+        self._out, self._ack_at, self._ping_at, self._give_up_at = [], None, None, None
+        for window in self._windows.values():
+            window.unacked.clear()
+            window.held = 0
+
+
+def is_control(frame: Frame) -> bool:
+    """Whether a frame belongs on the control stream rather than on a lane's own."""
+    return isinstance(frame, Control)

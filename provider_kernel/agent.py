@@ -1,0 +1,358 @@
+"""The lending daemon: makes offers, opens leases, keeps tenancies, collects what they earned.
+
+Nothing is spent on a stranger before it is known that the lease is paid for: offers are signed once and kept, a
+promised slot lapses by itself, and a kernel starts only after the channel is open on the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from jupyter_depin.chain import Ledger
+from jupyter_depin.drivers.clock import unix_now
+from jupyter_depin.drivers.handshake import answer, questions, refusal
+from jupyter_depin.drivers.settlement import collect
+from jupyter_depin.errors import (
+    ConnectionLost,
+    DepinError,
+    EmptyWallet,
+    LeaseEnded,
+    LeaseRefused,
+    NoFreeSlot,
+    OfferExpired,
+    RemoteProtocolError,
+    StrangersRefused,
+    TransportError,
+    UnknownLease,
+)
+from jupyter_depin.journal import Journal, LeaseRecord
+from jupyter_depin.keys import Wallet, recover
+from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.eip712 import keccak256
+from jupyter_depin.protocol.frames import VERSION
+from jupyter_depin.protocol.identity import NodeId, Ticket
+from jupyter_depin.protocol.market import Lease, Offer, Terms, open_digest
+from jupyter_depin.protocol.messages import (
+    AskLease,
+    AskOffers,
+    Attached,
+    AttachTunnel,
+    LeaseGiven,
+    LeaseOpened,
+    OffersGiven,
+    OpenLease,
+    Request,
+    SignedOffer,
+)
+from jupyter_depin.protocol.money import Rate, owed, parse_amount, NS_PER_SECOND
+from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.protocol.voucher import attach_digest
+from jupyter_depin.transport import Connection, Endpoint, Stream
+from provider_kernel.config import ProviderConfig
+from provider_kernel.sandbox import Sandbox
+from provider_kernel.tenancy import Tenancy
+
+log = logging.getLogger(__name__)
+
+OFFER_S = 600
+"""How long an offer holds; a fresh one is signed when half of that is over."""
+PROMISE_S = 60
+"""How long a slot is kept for somebody who was promised it."""
+_RETRY_S = (1, 5, 15, 60, 300)
+"""Waits between attempts to collect while the ledger does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    lease: Lease
+    offer: Offer
+    slot: int
+
+
+class Agent:
+    """One provider on one node. `run()` serves until cancelled; then every lease is ended and settled."""
+
+    def __init__(
+        self,
+        *,
+        config: ProviderConfig,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        wallet: Wallet,
+        journal: Journal,
+        sandbox: Sandbox,
+        trusted: frozenset[NodeId] = frozenset(),
+        fund: Callable[[Terms, int], None] | None = None,
+    ) -> None:
+        self._config, self._endpoint, self._ledger = config, endpoint, ledger
+        self._wallet, self._journal, self._sandbox = wallet, journal, sandbox
+        self._trusted = trusted
+        self._rate = Rate(parse_amount(config.rate_per_hour, ledger.asset.decimals))
+        self._slots: list[Tenancy | _Promise | None] = [None] * config.slots
+        self._promises: dict[bytes, _Promise] = {}
+        self._offers: list[SignedOffer] = []
+        self._known: dict[bytes, Offer] = {}
+        self._tenancies: dict[bytes, Tenancy] = {}
+        self._sequence = unix_now()
+        self._uncollected = anyio.Event()
+
+    @property
+    def ticket(self) -> Ticket:
+        """What a consumer needs to reach this agent."""
+        return Ticket(self._endpoint.address(), self._wallet.address)
+
+    async def run(self) -> None:
+        """Serve. Called once by the command line; started tasks end with it."""
+        self._recover()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._collector)
+                while True:
+                    connection = await self._endpoint.accept()
+                    tasks.start_soon(self._serve, connection, tasks)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._endpoint.close()
+
+    # -- offers
+
+    def offers(self) -> tuple[SignedOffer, ...]:
+        """The current offers, one per slot, signed anew when half of their time is over."""
+        now = unix_now()
+        if not self._offers or self._offers[0].offer.expires - now < OFFER_S // 2:
+            self._known = {d: o for d, o in self._known.items() if o.expires > now}
+            self._sequence += 1
+            self._offers = [self._offer(i, now + OFFER_S) for i in range(len(self._slots))]
+        return tuple(self._offers)
+
+    def _offer(self, slot: int, expires: int) -> SignedOffer:
+        config = self._config
+        facts = {"sandbox": self._sandbox.name, **self._sandbox.facts()}
+        offer = Offer(
+            provider=self._wallet.address,
+            node=self._endpoint.node,
+            slot=keccak256(self._endpoint.node + slot.to_bytes(4, "big")),
+            asset=self._ledger.asset,
+            rate=self._rate,
+            open_fee=parse_amount("0", 0),
+            max_seconds=config.max_seconds,
+            tick_s=config.tick_s,
+            arrears_s=config.arrears_s,
+            grace_s=config.grace_s,
+            sequence=self._sequence,
+            expires=expires,
+            title=config.title,
+            facts=tuple(sorted(facts.items())),
+        )
+        digest = offer.digest()
+        self._known[digest] = offer
+        return SignedOffer(offer, self._wallet.sign(digest))
+
+    # -- one connection
+
+    async def _serve(self, connection: Connection, tasks: TaskGroup) -> None:
+        try:
+            control = await connection.accept_stream()
+            async for request in questions(control):
+                if isinstance(request, AttachTunnel):
+                    tenancy = await self._attach(request, connection, control)
+                    if tenancy is not None:
+                        await tenancy.driver.carry(connection, control)
+                        break
+                    continue
+                try:
+                    await answer(control, await self._answer(request, connection.peer, tasks))
+                except (TransportError, RemoteProtocolError):
+                    raise
+                except DepinError as error:
+                    log.info("refused %s: %s", type(request).__name__, error)
+                    await answer(control, refusal(error))
+        except RemoteProtocolError as error:
+            await connection.close(str(error))
+        except TransportError as error:
+            log.debug("a consumer left: %s", error)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await connection.close("over")
+
+    async def _answer(
+        self, request: Request, peer: NodeId, tasks: TaskGroup
+    ) -> OffersGiven | LeaseGiven | LeaseOpened:
+        match request:
+            case AskOffers():
+                if request.version != VERSION:
+                    raise LeaseRefused(reason=f"it speaks version {VERSION}, you speak {request.version}")
+                return OffersGiven(self.offers())
+            case AskLease():
+                return self._promise(request, peer)
+            case OpenLease():
+                return await self._open(request, peer, tasks)
+            case AttachTunnel():
+                raise RemoteProtocolError(detail="attach twice")
+
+    def _promise(self, request: AskLease, peer: NodeId) -> LeaseGiven:
+        welcome = (
+            peer in self._trusted
+            or self._sandbox.name != "none"
+            or self._config.accept_strangers_without_a_sandbox
+        )
+        if not welcome:
+            raise StrangersRefused
+        offer = self._known.get(request.offer)
+        now = unix_now()
+        if offer is None or offer.expires <= now:
+            raise OfferExpired(ago=f"{now - offer.expires} s" if offer else "some time")
+        slot = self._free_slot(offer, now)
+        lease = Lease(
+            offer=request.offer,
+            provider=self._wallet.address,
+            slot=offer.slot,
+            consumer=request.consumer,
+            max_seconds=min(request.max_seconds, offer.max_seconds),
+            accept_by=now + PROMISE_S,
+            salt=secrets.token_bytes(32),
+        )
+        digest = lease.digest(self._ledger.asset.domain)
+        promise = _Promise(lease, offer, slot)
+        self._slots[slot] = promise
+        self._promises[digest] = promise
+        return LeaseGiven(lease, self._wallet.sign(digest))
+
+    def _free_slot(self, offer: Offer, now: int) -> int:
+        slot = next(i for i, signed in enumerate(self._offers) if signed.offer.slot == offer.slot)
+        holder = self._slots[slot]
+        if isinstance(holder, _Promise) and holder.lease.accept_by < now:
+            holder = None
+        if isinstance(holder, Tenancy) and holder.slot_free.is_set():
+            holder = None
+        if holder is not None:
+            raise NoFreeSlot(slots=len(self._slots))
+        self._promises = {d: p for d, p in self._promises.items() if p.lease.accept_by >= now}
+        return slot
+
+    async def _open(self, request: OpenLease, peer: NodeId, tasks: TaskGroup) -> LeaseOpened:
+        terms, opening = request.terms, request.opening
+        domain = self._ledger.asset.domain
+        promise = self._promises.get(terms.lease_hash)
+        if promise is None or promise.lease.accept_by < unix_now():
+            raise OfferExpired(ago="a moment")
+        agreed = Terms(
+            payer=terms.payer,
+            signer=promise.lease.consumer,
+            provider=self._wallet.address,
+            token=self._ledger.asset.token,
+            open_fee=promise.offer.open_fee,
+            rate=promise.offer.rate,
+            max_seconds=promise.lease.max_seconds,
+            grant_id=bytes(32),
+            lease_hash=terms.lease_hash,
+        )
+        if terms != agreed:
+            raise LeaseRefused(reason="the terms are not those that were promised")
+        needed = owed(terms.rate, promise.offer.arrears_s * NS_PER_SECOND)
+        if opening.deposit < needed:
+            raise LeaseRefused(reason=f"a deposit of {opening.deposit} does not cover {needed}")
+        channel_id = terms.channel_id(domain)
+        if recover(open_digest(domain, channel_id, opening.deposit, opening.open_by), opening.signature) != terms.payer:
+            raise LeaseRefused(reason="the payer did not sign this opening")
+        free = await self._ledger.escrow(terms.payer)
+        if free < opening.deposit:
+            raise EmptyWallet(balance=free, symbol=self._ledger.asset.symbol, needed=opening.deposit)
+        del self._promises[terms.lease_hash]
+        self._journal.save_lease(
+            LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_now())
+        )
+        transaction = await self._ledger.open(self._wallet, terms, opening)
+        self._journal.save_transaction(channel_id, "open", transaction)
+        tenancy = Tenancy(
+            channel_id=channel_id,
+            terms=terms,
+            deposit=opening.deposit,
+            offer=promise.offer,
+            sandbox=self._sandbox,
+            limits=self._config.limits,
+            folder=self._config.path("kernels") / channel_id.hex()[:16],
+            journal=self._journal,
+            collect=self._collect,
+            trusted=peer in self._trusted,
+        )
+        self._slots[promise.slot] = tenancy
+        self._tenancies[channel_id] = tenancy
+        tasks.start_soon(self._keep, tenancy)
+        return LeaseOpened(transaction)
+
+    async def _attach(
+        self, request: AttachTunnel, connection: Connection, control: Stream
+    ) -> Tenancy | None:
+        tenancy = self._tenancies.get(request.channel_id)
+        try:
+            if tenancy is None:
+                raise UnknownLease
+            digest = attach_digest(self._ledger.asset.domain, request.channel_id, connection.peer)
+            if recover(digest, request.signature) != tenancy.terms.signer:
+                raise LeaseRefused(reason="this node has no right to the lease")
+        except DepinError as error:
+            await answer(control, refusal(error))
+            return None
+        await answer(control, Attached())
+        return tenancy
+
+    # -- tenancies and money
+
+    async def _keep(self, tenancy: Tenancy) -> None:
+        await tenancy.run()
+        # The consumer may be cut off just now: the outcome waits for it as long as the tunnel does.
+        with anyio.move_on_after(tenancy.offer.grace_s):
+            await tenancy.heard()
+        tenancy.driver.close()
+        self._tenancies.pop(tenancy.channel_id, None)
+
+    async def _collect(self, channel_id: bytes) -> Receipt:
+        try:
+            return await collect(channel_id, ledger=self._ledger, wallet=self._wallet, journal=self._journal)
+        except DepinError:
+            self._uncollected.set()
+            raise
+
+    async def _collector(self) -> None:
+        """Collect what an earlier attempt, or an earlier life of this agent, left behind."""
+        attempt = 0
+        while True:
+            for record in self._journal.unsettled("payee"):
+                tenancy = self._tenancies.get(record.channel_id)
+                if tenancy is not None and not tenancy.slot_free.is_set():
+                    continue
+                try:
+                    receipt = await self._collect(record.channel_id)
+                except DepinError as error:
+                    log.warning("lease=%s is not collected yet: %s", record.channel_id.hex(), error)
+                else:
+                    if tenancy is not None:
+                        tenancy.settled(receipt)
+            if self._journal.unsettled("payee"):
+                with anyio.move_on_after(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]):
+                    await anyio.Event().wait()
+                attempt += 1
+            else:
+                attempt = 0
+                self._uncollected = anyio.Event()
+                await self._uncollected.wait()
+
+    def _recover(self) -> None:
+        """Leases that an earlier life of this agent served are over: their kernels died with it."""
+        for record in self._journal.open_leases("payee"):
+            self._journal.end(record.channel_id, EndReason.PROVIDER_LOST_KERNEL.value, record.served_ns)
+        _clear(self._config.path("kernels"))
+
+
+def _clear(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""The owner's rules, in one TOML file: `provider.toml` in the agent's folder. Without it, one slot on this machine.
+
+    title = "RTX 4090 in Lyon"
+    rate_per_hour = "0.34"
+    slots = 1
+    listen = "0.0.0.0:7979"
+    relays = ["https://relay.example.org"]
+    address_book = "network.json"
+    sandbox = "auto"                                  # or "bubblewrap", "none"
+    accept_strangers_without_a_sandbox = false
+
+Plain frozen values go down from here; nothing below reads a file or the environment.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from jupyter_depin.errors import ConfigError, DamagedConfig
+from provider_kernel.sandbox import Limits
+
+SandboxName = Literal["auto", "bubblewrap", "none"]
+
+
+@dataclass(frozen=True)
+class ProviderConfig:
+    """What an agent needs to know. Times in seconds; `rate_per_hour` is decimal text in units of the asset."""
+
+    home: Path
+    title: str = "Python on a CPU"
+    rate_per_hour: str = "0.36"
+    slots: int = 4
+    max_seconds: int = 24 * 3600
+    tick_s: int = 5
+    arrears_s: int = 30
+    grace_s: int = 600
+    stake: str = "1"
+    listen: str = "0.0.0.0:0"
+    relays: tuple[str, ...] = ()
+    address_book: str = "network.json"
+    sandbox: SandboxName = "auto"
+    accept_strangers_without_a_sandbox: bool = False
+    trusted_nodes: tuple[str, ...] = ()
+    memory_mb: int = 4096
+    processes: int = 512
+
+    def __post_init__(self) -> None:
+        if self.sandbox not in get_args(SandboxName):
+            raise ConfigError(detail=f"sandbox is {self.sandbox!r}; it can be auto, bubblewrap or none")
+        if not 0 < self.slots <= 1024:
+            raise ConfigError(detail=f"slots is {self.slots}; it can be 1 to 1024")
+        if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or self.max_seconds <= 0:
+            raise ConfigError(detail="0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0")
+
+    @property
+    def limits(self) -> Limits:
+        """What one kernel may use."""
+        return Limits(memory=self.memory_mb << 20, pids=self.processes)
+
+    def path(self, name: str) -> Path:
+        """A file of the agent's folder; absolute names are taken as they are."""
+        return self.home / name
+
+    @classmethod
+    def load(cls, home: Path, **overrides: Any) -> ProviderConfig:
+        """Read `provider.toml` in `home`, if it is there; `overrides` (from the command line) win.
+
+        Raises `DamagedConfig` on anything that is not as it should be.
+        """
+        path = home / "provider.toml"
+        values: dict[str, Any] = {}
+        try:
+            if path.exists():
+                values = tomllib.loads(path.read_text("utf-8"))
+            kinds = {f.name: f.type for f in fields(cls) if f.name != "home"}
+            for name, value in values.items():
+                if name not in kinds:
+                    raise ConfigError(detail=f"there is no setting {name!r}")
+                values[name] = _checked(name, value, getattr(cls, name))
+            return cls(home=home, **(values | {k: v for k, v in overrides.items() if v is not None}))
+        except (OSError, ValueError, ConfigError) as error:
+            raise DamagedConfig(path=path, reason=error) from error
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if type(value) is not type(default):
+        raise ConfigError(detail=f"{name} is {value!r}; {default!r} would be of the right kind")
+    return value

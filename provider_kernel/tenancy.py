@@ -1,0 +1,265 @@
+"""One hosted kernel, from the opened lease to the collected voucher. Owns its tasks; the agent owns it.
+
+It lives on after the kernel's end, until the consumer has heard how the lease was settled or the grace is over, so
+that a consumer who was cut off at the last moment still learns it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from jupyter_depin.channels import KernelSide
+from jupyter_depin.drivers.clock import steady_ns
+from jupyter_depin.drivers.meter import PayeeDriver
+from jupyter_depin.drivers.tunnel import TunnelDriver
+from jupyter_depin.errors import DepinError, LeaseEnded
+from jupyter_depin.journal import Journal
+from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.market import Offer, Terms
+from jupyter_depin.protocol.messages import (
+    End,
+    Ended,
+    KernelExited,
+    Launch,
+    Launched,
+    LaunchFailed,
+    LeaseFact,
+    LeaseOrder,
+    Paused,
+    Settled,
+    SettleFailed,
+    Signal,
+    Unpaused,
+    decode_order,
+    decode_to_payee,
+    encode,
+)
+from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
+from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull
+from jupyter_depin.tunnel.machine import Tunnel
+from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, SandboxedKernel
+
+log = logging.getLogger(__name__)
+
+_FINAL_VOUCHER_S = 10
+"""How long an ended lease waits for the last voucher before it is settled with the newest one."""
+_URGENT_S = 1.0
+"""How long a kernel that was stopped for its output's sake runs on after an interrupt before that is looked at again."""
+
+Collect = Callable[[bytes], Awaitable[Receipt]]
+
+
+class Tenancy:
+    """The provider's live object for one lease.
+
+    `trusted`: the consumer is the owner, who may choose the command. `collect` settles on the ledger.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel_id: bytes,
+        terms: Terms,
+        deposit: Amount,
+        offer: Offer,
+        sandbox: Sandbox,
+        limits: Limits,
+        folder: Path,
+        journal: Journal,
+        collect: Collect,
+        trusted: bool,
+    ) -> None:
+        self.channel_id, self.terms, self.offer = channel_id, terms, offer
+        self._sandbox, self._limits, self._folder = sandbox, limits, folder
+        self._journal, self._collect, self._trusted = journal, collect, trusted
+        self.driver = TunnelDriver(
+            Tunnel(grace_ns=offer.grace_s * NS_PER_SECOND, now=steady_ns()),
+            opens=False,
+            on_message=self._received,
+            on_event=self._tunnel_event,
+        )
+        self._meter = PayeeDriver(
+            offer=offer,
+            terms=terms,
+            deposit=deposit,
+            channel_id=channel_id,
+            journal=journal,
+            send=lambda word: self.driver.send(Lane.PAYMENT, encode(word)),
+            on_pause=lambda: self._stop_for("arrears", True),
+            on_unpause=lambda: self._stop_for("arrears", False),
+            on_end=self.end,
+        )
+        self._orders_in: MemoryObjectSendStream[Launch]
+        self._orders: MemoryObjectReceiveStream[Launch]
+        self._orders_in, self._orders = anyio.create_memory_object_stream[Launch](64)
+        self._kernel: SandboxedKernel | None = None
+        self._channels: KernelSide | None = None
+        self._epoch = 0
+        self._stopped_for: set[str] = set()
+        self._over = anyio.Event()
+        self._reason: EndReason | None = None
+        self.slot_free = anyio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the lease is over, though its settlement may not be."""
+        return self._over.is_set()
+
+    def end(self, reason: EndReason) -> None:
+        """End the lease. Called by the meter, the tunnel, the consumer's order and the agent; the first reason counts."""
+        if self._reason is None:
+            self._reason = reason
+            self._over.set()
+
+    async def run(self) -> None:
+        """Serve until the lease is over, then settle. Started by the agent in its own task group."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._launches, tasks)
+                await self._over.wait()
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._finish()
+
+    # -- the end
+
+    async def _finish(self) -> None:
+        reason = self._reason or EndReason.PROVIDER_STOPPED
+        self._reason = reason
+        served_ns = self._meter.stop()
+        await self._destroy_kernel()
+        self._journal.end(self.channel_id, reason.value, served_ns)
+        self._say(Ended(reason.value, served_ns))
+        self.slot_free.set()
+        with anyio.move_on_after(_FINAL_VOUCHER_S):
+            await self._meter.final_voucher()
+        try:
+            receipt = await self._collect(self.channel_id)
+        except DepinError as error:
+            log.warning("lease=%s is not settled yet: %s", self.channel_id.hex(), error)
+            self._say(SettleFailed(error.code, error.facts))
+        else:
+            self.settled(receipt)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def settled(self, receipt: Receipt) -> None:
+        """Tell the consumer. Called also by the agent, when a later attempt to collect came through."""
+        self._say(Settled(receipt.collected_on_chain, receipt.transactions[-1].id if receipt.transactions else ""))
+
+    # -- the kernel
+
+    async def _launches(self, tasks: TaskGroup) -> None:
+        async for order in self._orders:
+            await self._destroy_kernel()
+            self._epoch = order.epoch
+            try:
+                await self._start_kernel(order)
+            except DepinError as error:
+                self._say(LaunchFailed(order.epoch, error.code, error.facts))
+                continue
+            self._meter.start()
+            self._say(Launched(order.epoch))
+            assert self._kernel is not None
+            tasks.start_soon(self._watch, self._kernel, order.epoch)
+
+    async def _start_kernel(self, order: Launch) -> None:
+        command = KernelCommand(
+            key=order.key,
+            signature_scheme=order.signature_scheme,
+            argv=order.argv if self._trusted else None,
+            env=order.env,
+            cwd=order.cwd if self._trusted else None,
+        )
+        folder = self._folder / str(order.epoch)
+        folder.mkdir(mode=0o700, parents=True)
+        self._kernel = kernel = await self._sandbox.start(command, folder=folder, limits=self._limits)
+        sockets = kernel.sockets
+        endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
+        self._channels = KernelSide(endpoints, lambda lane, parts: self.driver.send(lane, *parts))
+        if self._stopped_for:
+            kernel.pause()
+
+    async def _watch(self, kernel: SandboxedKernel, epoch: int) -> None:
+        status = await kernel.wait()
+        while self._channels is not None and epoch == self._epoch and self._channels.pending():
+            await anyio.sleep(0)
+        self._say(KernelExited(epoch, status, kernel.stderr_tail()))
+
+    async def _destroy_kernel(self) -> None:
+        if self._kernel is not None:
+            await self._kernel.destroy()
+        if self._channels is not None:
+            self._channels.close()
+        self._kernel = self._channels = None
+
+    def _stop_for(self, cause: str, stop: bool) -> None:
+        """Stop the kernel while there is any cause to; SIGSTOP loses nothing and can be taken back."""
+        before = bool(self._stopped_for)
+        (self._stopped_for.add if stop else self._stopped_for.discard)(cause)
+        if self._kernel is not None and before != bool(self._stopped_for):
+            (self._kernel.pause if stop else self._kernel.unpause)()
+        if cause == "arrears":
+            self._say(Paused(cause) if stop else Unpaused())
+
+    def _let_through(self) -> None:
+        # An interrupt must reach a kernel that stands still because its output is not read fast enough.
+        if "output" in self._stopped_for:
+            self._stop_for("output", False)
+            self.driver.later(_URGENT_S, self._look_at_output)
+
+    def _look_at_output(self) -> None:
+        if self.driver.tunnel.full(Lane.IOPUB) and not self.ended:
+            self._stop_for("output", True)
+
+    # -- what arrives
+
+    def _received(self, lane: Lane, parts: Sequence[Part]) -> None:
+        if lane is Lane.LEASE:
+            self._ordered(decode_order(bytes(parts[0])))
+        elif lane is Lane.PAYMENT:
+            self._meter.receive(decode_to_payee(bytes(parts[0])))
+        elif self._channels is not None and int.from_bytes(parts[0], "big") == self._epoch and len(parts) > 2:
+            if lane is Lane.CONTROL:
+                self._let_through()
+            self._channels.deliver(lane, parts[1:])
+
+    def _ordered(self, order: LeaseOrder) -> None:
+        match order:
+            case Launch():
+                if self.ended:
+                    refusal = LeaseEnded(reason=str(self._reason and self._reason.value))
+                    self._say(LaunchFailed(order.epoch, refusal.code, refusal.facts))
+                else:
+                    self._orders_in.send_nowait(order)
+            case Signal():
+                if self._kernel is not None and order.epoch == self._epoch and 0 < order.signum < signal.NSIG:
+                    self._let_through()
+                    self._kernel.interrupt(order.signum)
+            case End():
+                known = {reason.value: reason for reason in EndReason}
+                self.end(known.get(order.reason, EndReason.STOPPED_BY_USER))
+
+    def _tunnel_event(self, event: Event) -> None:
+        match event:
+            case LaneFull(lane=Lane.IOPUB):
+                self._stop_for("output", True)
+            case LaneDrained(lane=Lane.IOPUB):
+                self._stop_for("output", False)
+            case Closed(expired=True):
+                self.end(EndReason.UNREACHABLE)
+            case _:
+                pass
+
+    def _say(self, fact: LeaseFact) -> None:
+        self.driver.send(Lane.LEASE, encode(fact))
