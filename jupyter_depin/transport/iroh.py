@@ -1,0 +1,336 @@
+"""The network through iroh: QUIC with TLS 1.3, peers dialled by key, holes punched, relays where nothing else goes.
+
+The binding's inner workings are the business of `iroh_calls`; here its objects become the ports of this package, and
+every error of its own becomes a `TransportError`. No public service is asked for addresses: a node is found through
+the addresses and relays that its caller names, and through nothing else.
+
+What the binding does not let us choose: the idle time-out of QUIC (30 s) and its keep-alive, so whoever must notice a
+dead link sooner needs acknowledgements of its own; and a second socket for IPv6 on all interfaces, which it opens
+whatever `listen` says.
+
+Rejected: asyncssh (no way through NATs), aioquic (the same, and slow), libp2p (another event loop).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import anyio
+import iroh
+from anyio.abc import TaskGroup
+from iroh import iroh_ffi
+
+from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, PortInUse, TransportError
+from jupyter_depin.protocol.identity import NodeAddress, NodeId, node_id
+from jupyter_depin.transport import ALPN, Path
+from jupyter_depin.transport.iroh_calls import Pending, choose
+
+_HANDSHAKE_SECONDS = 10.0
+_CLOSE_SECONDS = 3.0
+
+_ROOM = 64
+"""Peers that may be shaking hands or waiting for `accept`, together."""
+
+_CHUNK = 1 << 18
+"""Bytes handed to the library in one piece: bounds the copy that a huge output needs."""
+
+_READ = 1 << 18
+"""The library makes a buffer of the whole limit for each read, so a larger one costs more than it brings."""
+
+_calls = choose()
+
+
+def node_id_of(secret: bytes) -> NodeId:
+    """The node that a 32-byte ed25519 seed makes. Raises `ConfigError` when it has another length."""
+    return node_id(_secret_key(secret).public().to_bytes())
+
+
+async def bind(
+    *,
+    secret: bytes,
+    listen: str = "0.0.0.0:0",
+    relays: Sequence[str] = (),
+    alpn: bytes = ALPN,
+    dial_seconds: float = 10.0,
+) -> IrohEndpoint:
+    """Join the network as the node of `secret`, on UDP address `listen` (port 0: any) and at home on `relays`.
+
+    Called once per node when a program starts, on the one event loop that uses iroh in this process. Without relays
+    the node is reached directly or not at all. A dial that is not answered ends after `dial_seconds`. Raises
+    `PortInUse`, `ConfigError` (an address that cannot be read) and `TransportError`.
+    """
+    iroh_ffi.uniffi_set_event_loop(cast(asyncio.BaseEventLoop, asyncio.get_running_loop()))
+    key = _secret_key(secret)
+    try:
+        mode = iroh.RelayMode.custom_from_urls(list(relays)) if relays else iroh.RelayMode.disabled()
+    except iroh.IrohError as error:
+        raise ConfigError(detail=f"{', '.join(relays)}: {_told(error)}") from error
+    options = iroh.EndpointOptions(
+        preset=iroh.preset_minimal(),
+        bind_addr=listen,
+        secret_key=key.to_bytes(),
+        alpns=[alpn],
+        relay_mode=mode,
+    )
+    try:
+        endpoint = await iroh.Endpoint.bind(options)
+    except iroh.IrohError as error:
+        # The library has no kind of its own for either; its words are those of the operating system and of Rust.
+        if "in use" in error.message():
+            raise PortInUse(port=listen.rpartition(":")[2]) from error
+        if "address syntax" in error.message():
+            raise ConfigError(detail=f"{listen!r} is not an address of the form ip:port") from error
+        raise TransportError(detail=_told(error)) from error
+    return IrohEndpoint(endpoint, relays=tuple(relays), alpn=alpn, dial_seconds=dial_seconds)
+
+
+class IrohEndpoint:
+    """A node on the network (port `Endpoint`). Made by `bind`."""
+
+    def __init__(
+        self, endpoint: iroh.Endpoint, *, relays: tuple[str, ...], alpn: bytes, dial_seconds: float
+    ) -> None:
+        self._endpoint = endpoint
+        self._relays = relays
+        self._alpn = alpn
+        self._dial_seconds = dial_seconds
+        self._node = node_id(endpoint.id().to_bytes())
+        self._closed = False
+        self._room = asyncio.Semaphore(_ROOM)
+        self._arrived: asyncio.Queue[IrohConnection | None] = asyncio.Queue()
+        self._welcomer: asyncio.Task[None] | None = None
+        self._handshakes: TaskGroup | None = None
+
+    @property
+    def node(self) -> NodeId:
+        """This node's id."""
+        return self._node
+
+    def address(self) -> NodeAddress:
+        """Where peers find this node now: the library's own view, and this machine itself where it listens on all.
+
+        Until the library has chosen among several relays, the first one is named.
+        """
+        view = self._endpoint.addr()
+        direct = dict.fromkeys(view.direct_addresses())
+        for bound in self._endpoint.bound_sockets():
+            ip, _, port = bound.rpartition(":")
+            if ip == "0.0.0.0":
+                direct[f"127.0.0.1:{port}"] = None
+        relay = view.relay_url() or (self._relays[0] if self._relays else None)
+        return NodeAddress(self._node, relay, tuple(direct))
+
+    async def connect(self, address: NodeAddress) -> IrohConnection:
+        """Dial a node. Raises `PeerUnreachable`, after `dial_seconds` at the latest. Cancelling is safe."""
+        shown = next(iter((*address.direct, address.relay_url)), None) or address.node.hex()
+        try:
+            target = iroh.EndpointAddr(
+                iroh.EndpointId.from_bytes(address.node), address.relay_url, list(address.direct)
+            )
+            with anyio.fail_after(self._dial_seconds):
+                return IrohConnection(await self._endpoint.connect(target, self._alpn))
+        except (iroh.IrohError, iroh_ffi.InternalError, TimeoutError) as error:
+            raise PeerUnreachable(address=shown) from error
+
+    async def accept(self) -> IrohConnection:
+        """Wait for the next authenticated peer. Raises `ConnectionLost` once this node is closed."""
+        if self._welcomer is None and not self._closed:
+            # An endpoint is opened by one call and closed by another, so no caller's task group can own this task:
+            # the endpoint does, and `close` ends it through its scope.
+            self._welcomer = asyncio.create_task(self._welcome())
+        connection = None if self._closed else await self._arrived.get()
+        if connection is None:
+            self._arrived.put_nowait(None)
+            raise ConnectionLost(detail="this node was closed")
+        self._room.release()
+        return connection
+
+    async def close(self) -> None:
+        """End every connection and leave the network: within 3 seconds, even when cancelled. Never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._handshakes is not None:
+            self._handshakes.cancel_scope.cancel()
+        self._arrived.put_nowait(None)
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True), _ignored():
+            await self._endpoint.close()
+
+    async def _welcome(self) -> None:
+        """Let peers shake hands side by side, so that a slow or hostile one does not hold up the others."""
+        try:
+            async with anyio.create_task_group() as self._handshakes:
+                if self._closed:
+                    return
+                while True:
+                    await self._room.acquire()
+                    incoming = await self._endpoint.accept_next()
+                    if incoming is None:
+                        break
+                    self._handshakes.start_soon(self._shake_hands, incoming)
+        finally:
+            self._arrived.put_nowait(None)
+
+    async def _shake_hands(self, incoming: iroh.Incoming) -> None:
+        with anyio.move_on_after(_HANDSHAKE_SECONDS), _ignored():
+            connection = await (await incoming.accept()).connect()
+            self._arrived.put_nowait(IrohConnection(connection))
+            return
+        self._room.release()
+
+
+class IrohConnection:
+    """A connection with one peer (port `Connection`). Made by an endpoint."""
+
+    def __init__(self, connection: iroh.Connection) -> None:
+        self._connection = connection
+        self._peer = node_id(connection.remote_id().to_bytes())
+        self._reason: str | None = None
+        self._accepting: list[Pending] = []
+
+    @property
+    def peer(self) -> NodeId:
+        """The node at the other end, proven by its key."""
+        return self._peer
+
+    def path(self) -> Path | None:
+        """The path in use, or None while it is not known. The round-trip time is in whole milliseconds."""
+        for path in self._connection.paths():
+            if path.is_selected:
+                return Path(relayed=path.is_relay, remote=path.remote_addr, rtt_ms=float(path.rtt_ms))
+        return None
+
+    async def open_stream(self) -> IrohStream:
+        """Open a stream of our own. Raises `ConnectionLost`."""
+        with self.translated():
+            return IrohStream(self, await self._connection.open_bi())
+
+    async def accept_stream(self) -> IrohStream:
+        """Wait for the peer's next stream; a cancelled wait loses none. Raises `ConnectionLost`."""
+        call = self._accepting.pop() if self._accepting else _calls.accept(self._connection)
+        try:
+            with self.translated():
+                return IrohStream(self, await call.wait())
+        except asyncio.CancelledError:
+            self._accepting.append(call)
+            raise
+
+    async def close(self, reason: str = "") -> None:
+        """End the connection; the peer reads `reason`. Never raises."""
+        if self._reason is None and self._connection.close_reason() is None:
+            self._reason = reason or "closed on this side"
+        with _ignored():
+            self._connection.close(0, reason.encode())
+
+    async def closed(self) -> str:
+        """Wait until the connection has ended, by whatever cause, and return the reason."""
+        cause = "the library failed"
+        with _ignored():
+            cause = await self._connection.closed()
+        return self._reason or _plain(cause)
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn the library's errors into `ConnectionLost`, with the connection's own reason where it has ended."""
+        try:
+            yield
+        except (iroh.IrohError, iroh_ffi.InternalError) as error:
+            cause = self._connection.close_reason()
+            detail = _told(error) if cause is None else self._reason or _plain(cause)
+            raise ConnectionLost(detail=detail) from error
+
+
+class IrohStream:
+    """A stream of bytes in both directions (port `Stream`). Made by a connection, which it keeps alive.
+
+    A cancelled `read` loses nothing: the next one gets what came meanwhile. After a cancelled `write` nobody knows how
+    much was sent, so this direction of the stream is over and every later `write` raises `ConnectionLost`.
+    """
+
+    def __init__(self, connection: IrohConnection, halves: iroh.BiStream) -> None:
+        self._connection = connection
+        self._receiver: Any = halves.recv()
+        self._sender: Any = halves.send()
+        self._reading: Pending | None = None
+        self._surplus = b""
+        self._over: str | None = None
+        self._priority: int | None = None
+
+    async def read(self, limit: int) -> bytes:
+        """Return 1 … `limit` bytes as soon as there are any; b"" when the peer finished. Raises `ConnectionLost`."""
+        if not self._surplus:
+            if self._reading is None:
+                self._reading = _calls.read(self._receiver, min(limit, _READ))
+            try:
+                with self._connection.translated():
+                    data: bytes = await self._reading.wait()
+            except ConnectionLost:
+                self._reading = None
+                raise
+            self._reading = None
+            if len(data) <= limit:
+                return data
+            # An earlier, cancelled read had asked for more.
+            self._surplus = data
+        data, self._surplus = self._surplus[:limit], self._surplus[limit:]
+        return data
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Hand over all of `data`; it is copied once. Raises `ConnectionLost`."""
+        if self._over is not None:
+            raise ConnectionLost(detail=self._over)
+        try:
+            with self._connection.translated():
+                if self._priority is not None:
+                    await self._sender.set_priority(self._priority)
+                    self._priority = None
+                if len(data) <= _CHUNK and isinstance(data, bytes):
+                    await _calls.write(self._sender, data).wait()
+                    return
+                view = memoryview(data).cast("B")
+                for start in range(0, len(view), _CHUNK):
+                    await _calls.write(self._sender, view[start : start + _CHUNK]).wait()
+        except asyncio.CancelledError:
+            self._over = "an earlier write was interrupted"
+            raise
+
+    async def finish(self) -> None:
+        """Say that nothing more is written; saying it again does nothing. Raises `ConnectionLost`."""
+        if self._over is None:
+            self._over = "this side had finished the stream"
+            with self._connection.translated():
+                await self._sender.finish()
+
+    def set_priority(self, priority: int) -> None:
+        """Streams of a higher priority are sent first. Holds from the next `write` on."""
+        self._priority = priority
+
+
+def _secret_key(secret: bytes) -> iroh.SecretKey:
+    if len(secret) != 32:
+        raise ConfigError(detail=f"a node's secret has 32 bytes, not {len(secret)}")
+    return iroh.SecretKey.from_bytes(secret)
+
+
+@contextlib.contextmanager
+def _ignored() -> Iterator[None]:
+    """Let the library's errors pass where the caller is promised none."""
+    with contextlib.suppress(iroh.IrohError, iroh_ffi.InternalError):
+        yield
+
+
+def _told(error: Exception) -> str:
+    return _plain(error.message() if isinstance(error, iroh.IrohError) else str(error))
+
+
+def _plain(cause: str) -> str:
+    """A cause in the library's words, without its error codes, chains and places in the source."""
+    by_peer = re.fullmatch(r"closed by peer: (.*) \(code \d+\)", cause, re.DOTALL)
+    if by_peer:
+        return by_peer[1] or "closed by the other side"
+    lines = cause.rsplit("Caused by:", 1)[-1].strip().splitlines() or ["no reason given"]
+    return re.sub(r"\s*\(/.*\)$", "", lines[-1].strip())
