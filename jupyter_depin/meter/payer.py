@@ -1,0 +1,141 @@
+"""The consumer's meter: how much to sign for a claim.
+
+Vouchers only follow claims; nothing is paid ahead, and a provider that claims nothing is paid nothing. The claim is
+believed as far as this side's own clock allows. That clock counts all time since the kernel became ready: also while the
+link was cut and while this computer slept (the driver passes a clock that counts suspend), since the kernel ran on
+meanwhile. It does not know of pauses, which only ever make the honest claim lower.
+
+Rejected: signing by this side's clock alone, without claims. A paused kernel would then be paid, and the two clocks
+would never agree on the last unit. Rejected: an exact limit without tolerance. The ready message takes time, and two
+clocks drift; after hours an honest provider would stand in arrears for good.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+
+from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
+from jupyter_depin.meter.events import CapReached, ClaimTooHigh, PayerEvent, SignVoucher
+from jupyter_depin.protocol.money import Amount, Rate, amount, owed, served_for
+
+DRIFT = 2000
+"""Clocks may drift by one part in 2000 (500 ppm, the most by which NTP slews a clock): 1.8 s an hour."""
+
+
+class State(Enum):
+    """Where a payer stands."""
+
+    IDLE = auto()
+    """The kernel is not ready; nothing is owed."""
+    PAYING = auto()
+    """Claims are answered with vouchers."""
+    SPENT = auto()
+    """The cap is signed away; claims get the last voucher again."""
+    ENDED = auto()
+    """The final claim was answered; the clock stands."""
+
+
+class Step(Enum):
+    """What moves a payer from state to state."""
+
+    START = auto()
+    SPEND_ALL = auto()
+    END = auto()
+
+
+TRANSITIONS: dict[tuple[State, Step], State] = {
+    (State.IDLE, Step.START): State.PAYING,
+    (State.PAYING, Step.SPEND_ALL): State.SPENT,
+    (State.SPENT, Step.SPEND_ALL): State.SPENT,
+    (State.ENDED, Step.SPEND_ALL): State.ENDED,
+    (State.IDLE, Step.END): State.ENDED,
+    (State.PAYING, Step.END): State.ENDED,
+    (State.SPENT, Step.END): State.ENDED,
+    (State.ENDED, Step.END): State.ENDED,
+}
+
+
+class Payer:
+    """One rental's payer. `rate` per hour, `tick_ns` between claims, `cap`: what may be signed in all."""
+
+    def __init__(self, rate: Rate, tick_ns: int, cap: Amount) -> None:
+        if tick_ns <= 0:
+            raise LocalProtocolError(detail=f"a payer's tick of {tick_ns} ns")
+        self.state = State.IDLE
+        self.paid = Amount(0)
+        self._rate, self._tick_ns, self._cap = rate, tick_ns, amount(cap)
+        self._started: int | None = None
+        self._ended: int | None = None
+        self._cap_told = False
+        self._events: deque[PayerEvent] = deque()
+
+    def restore(self, paid: Amount) -> None:
+        """Take over the newest voucher's amount from the journal. Called before `start`, after a restart."""
+        if self.state is not State.IDLE:
+            raise LocalProtocolError(detail=f"payer restored while {self.state.name.lower()}")
+        self.paid = amount(paid)
+
+    def start(self, now: int) -> None:
+        """Start the clock. Called once the kernel is known to be ready.
+
+        `now` is the earliest moment at which it can have been ready: the arrival of the news or, if the link was cut in
+        between, the moment of the cut; after a restart, the journal's moment. A later one would cheat the provider.
+        """
+        self._move(Step.START)
+        self._started = now
+
+    def elapsed_ns(self, now: int) -> int:
+        """Time since the start by this side's clock, up to the final claim; 0 before the start."""
+        if self._started is None:
+            return 0
+        return max(0, (now if self._ended is None else self._ended) - self._started)
+
+    def allowed_ns(self, now: int) -> int:
+        """The longest service that is believed now: the time elapsed, one tick, and clock drift."""
+        elapsed = self.elapsed_ns(now)
+        return elapsed + self._tick_ns + elapsed // DRIFT if self._started is not None else 0
+
+    def receive(self, claimed_ns: int, now: int) -> None:
+        """Answer the provider's claim of `claimed_ns` of service so far. Called for each claim that arrives.
+
+        A claim that asks for no more than was signed gets the same voucher again: the first may have been lost. Raises
+        `RemoteProtocolError` if the claim is no time at all.
+        """
+        if type(claimed_ns) is not int or claimed_ns < 0:
+            raise RemoteProtocolError(detail=f"a claim of {claimed_ns!r} ns")
+        allowed = self.allowed_ns(now)
+        if claimed_ns > allowed:
+            self._events.append(ClaimTooHigh(claimed_ns, allowed))
+        believed = min(claimed_ns, allowed)
+        self.paid = max(self.paid, min(self._cap, owed(self._rate, believed)))
+        if self.paid:
+            self._events.append(SignVoucher(self.paid))
+        # Beyond this time more would be owed than the cap: where the payee ends too, to the nanosecond.
+        if self._rate and 0 < believed >= served_for(self._rate, self._cap) and not self._cap_told:
+            self._cap_told = True
+            self._move(Step.SPEND_ALL)
+            self._events.append(CapReached(self._cap))
+
+    def final(self, claimed_ns: int, now: int) -> None:
+        """Answer the last claim and stop the clock. Claims that still come are answered as of this moment."""
+        if self.state is not State.ENDED:
+            self._move(Step.END)
+            self._ended = now
+        self.receive(claimed_ns, now)
+
+    def next_event(self) -> PayerEvent | None:
+        """The oldest event not yet taken, or None."""
+        return self._events.popleft() if self._events else None
+
+    def get_timer(self) -> None:
+        """A payer never waits: silence costs it nothing."""
+
+    def handle_timer(self, now: int) -> None:
+        """Nothing is ever due."""
+
+    def _move(self, step: Step) -> None:
+        after = TRANSITIONS.get((self.state, step))
+        if after is None:
+            raise LocalProtocolError(detail=f"payer: {step.name.lower()} while {self.state.name.lower()}")
+        self.state = after

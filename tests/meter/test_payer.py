@@ -1,0 +1,111 @@
+"""The consumer's meter: what it signs for a claim, and what it never signs."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
+from jupyter_depin.meter.events import CapReached, ClaimTooHigh, SignVoucher
+from jupyter_depin.meter.payer import DRIFT, Payer
+from jupyter_depin.protocol.money import Amount, Rate, served_for
+
+S = 10**9
+RATE = Rate(3600 * 100)  # 100 base units a second
+
+
+def payer(*, rate: Rate = RATE, cap: int = 10**6) -> Payer:
+    return Payer(rate, 5 * S, Amount(cap))
+
+
+def test_a_true_claim_is_paid_exactly(play):
+    p = play(payer()) >> (0, "start")
+    p = p >> (5 * S, "receive", 5 * S) << SignVoucher(Amount(500))
+    p = p >> (10 * S, "receive", 9 * S + 999_999_999) << SignVoucher(Amount(999))
+    p.over()
+
+
+def test_silence_is_not_paid(play):
+    m = payer()
+    (play(m) >> (0, "start") >> (900 * S, "handle_timer")).over()
+    assert m.get_timer() is None
+    assert m.paid == 0
+
+
+def test_a_lost_voucher_is_signed_again_and_never_a_lower_one(play):
+    p = play(payer()) >> (0, "start") >> (5 * S, "receive", 5 * S) << SignVoucher(Amount(500))
+    p = p >> (10 * S, "receive", 5 * S) << SignVoucher(Amount(500))
+    p = p >> (15 * S, "receive", 1 * S) << SignVoucher(Amount(500))
+    p.over()
+
+
+def test_a_claim_of_nothing_is_answered_with_nothing(play):
+    (play(payer()) >> (0, "start") >> (5 * S, "receive", 0)).over()
+
+
+def test_a_claim_beyond_the_clock_is_paid_up_to_the_tolerance_only(play):
+    allowed = 100 * S + 5 * S + 100 * S // DRIFT
+    p = play(payer()) >> (0, "start")
+    p = p >> (100 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, allowed)
+    p = p << SignVoucher(Amount(10_505))
+    p.over()
+
+
+def test_an_hour_asleep_counts(play):
+    p = play(payer()) >> (0, "start") >> (3600 * S, "receive", 3600 * S) << SignVoucher(Amount(360_000))
+    p.over()
+
+
+def test_before_the_kernel_is_ready_nothing_is_paid(play):
+    p = play(payer()) >> (9 * S, "receive", 4 * S) << ClaimTooHigh(4 * S, 0)
+    p.over()
+
+
+def test_the_cap_is_told_once_and_never_passed(play):
+    m = payer(cap=700)
+    end = served_for(RATE, Amount(700))
+    p = play(m) >> (0, "start")
+    p = p >> (10 * S, "receive", end - 1) << SignVoucher(Amount(700))
+    p = p >> (10 * S, "receive", end) << SignVoucher(Amount(700)) << CapReached(Amount(700))
+    p = p >> (20 * S, "receive", 20 * S) << SignVoucher(Amount(700))
+    p.over()
+
+
+def test_the_final_claim_stops_the_clock(play):
+    m = payer()
+    p = play(m) >> (0, "start") >> (3 * S, "final", 3 * S) << SignVoucher(Amount(300))
+    p = p >> (9000 * S, "final", 3 * S) << SignVoucher(Amount(300))
+    p.over()
+    p = p >> (9000 * S, "receive", 9000 * S)
+    p = p << ClaimTooHigh(9000 * S, 8 * S + 3 * S // DRIFT) << SignVoucher(Amount(800))
+    p.over()
+
+
+def test_a_free_kernel_needs_no_vouchers(play):
+    (play(payer(rate=Rate(0), cap=0)) >> (0, "start") >> (900 * S, "receive", 900 * S)).over()
+
+
+def test_a_restored_payer_never_signs_less_than_before(play):
+    m = payer()
+    m.restore(Amount(5000))
+    p = play(m) >> (-40 * S, "start") >> (0, "receive", 30 * S) << SignVoucher(Amount(5000))
+    p = p >> (20 * S, "receive", 60 * S) << SignVoucher(Amount(6000))
+    p.over()
+
+
+@pytest.mark.parametrize("claim", [-1, 1.5, True, None])
+def test_a_claim_that_is_no_time_is_the_providers_fault(claim):
+    m = payer()
+    m.start(0)
+    with pytest.raises(RemoteProtocolError):
+        m.receive(claim, 0)
+
+
+def test_wrong_steps_are_our_bugs():
+    m = payer()
+    m.start(0)
+    with pytest.raises(LocalProtocolError):
+        m.start(0)
+    with pytest.raises(LocalProtocolError):
+        m.restore(Amount(1))
+    with pytest.raises(LocalProtocolError):
+        Payer(RATE, 0, Amount(1))

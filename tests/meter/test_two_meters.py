@@ -1,0 +1,182 @@
+"""Both meters at once, over a lossy link, with a liar on either side.
+
+What must hold, in words:
+  1. The provider never has more unpaid service out than the arrears limit (a base unit of rounding aside).
+  2. The kernel is never owed for more than it truly ran.
+  3. Vouchers never pass the cap, never fall, and never pass the true time by more than the tolerance.
+  4. Two honest ends that hear each other at the end agree to the base unit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from jupyter_depin.meter.events import (
+    CapReached,
+    EndLease,
+    PauseKernel,
+    SignVoucher,
+    TickDue,
+    UnpauseKernel,
+    VoucherAccepted,
+)
+from jupyter_depin.meter.payee import Payee
+from jupyter_depin.meter.payee import State as PayeeState
+from jupyter_depin.meter.payer import DRIFT, Payer
+from jupyter_depin.protocol.money import Amount, Rate, owed
+from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
+
+S = 10**9
+TICK, ARREARS, GRACE = 5 * S, 15 * S, 60 * S
+LEASE = b"\x07" * 32
+
+
+class TwoMeters(RuleBasedStateMachine):
+    """A payee and a payer; the drivers between them are punctual, the link and the people are not."""
+
+    @initialize(
+        rate=st.one_of(st.integers(1, 10**7), st.integers(10**15, 10**19)),
+        cap=st.integers(0, 10**9),
+        lag=st.integers(0, TICK),
+        payee_lies=st.booleans(),
+        payer_lies=st.booleans(),
+        max_s=st.integers(1, 2000),
+    )
+    def begin(self, rate, cap, lag, payee_lies, payer_lies, max_s):
+        assume(not (payee_lies and payer_lies))
+        self.rate = Rate(rate)
+        # The dearer the unit, the more of them: a cap that lasts up to about a quarter of an hour.
+        self.cap = Amount(cap * max(1, rate // 10**10) % (rate // 4 + 2))
+        self.payee = Payee(self.rate, TICK, ARREARS, GRACE, self.cap, max_ns=max_s * S, channel_id=LEASE)
+        self.payer = Payer(self.rate, TICK, self.cap)
+        self.payee_lies, self.payer_lies = payee_lies, payer_lies
+        self.now = 0
+        self.runs = True
+        self.ran_ns = 0
+        self.claims: deque[int] = deque()
+        self.vouchers: deque[int] = deque()
+        self.signed = [0]
+        self.caps_told = 0
+        self.payee.start(0)
+        self.lag = lag
+        self.payer_started = False
+
+    # -- the drivers
+
+    def take_events(self):
+        while (event := self.payee.next_event()) is not None:
+            match event:
+                case TickDue(served):
+                    self.claims.append(served * 3 + 7 * S if self.payee_lies else served)
+                case PauseKernel():
+                    self.runs = False
+                case UnpauseKernel():
+                    self.runs = True
+                case EndLease(_, served):
+                    self.runs = False
+                    assert served == self.payee.served_ns(self.now)
+                case VoucherAccepted(voucher):
+                    assert voucher.voucher.amount == self.payee.paid
+        while (event := self.payer.next_event()) is not None:
+            match event:
+                case SignVoucher(amount):
+                    self.signed.append(amount)
+                    self.vouchers.append(amount * 2 // 3 if self.payer_lies else amount)
+                case CapReached():
+                    self.caps_told += 1
+
+    def pass_time(self, until):
+        if self.runs:
+            self.ran_ns += until - self.now
+        self.now = until
+        if not self.payer_started and self.now >= self.lag:
+            self.payer.start(self.lag)
+            self.payer_started = True
+
+    @rule(ns=st.one_of(st.integers(0, 7 * S), st.integers(0, 90 * S)))
+    def wait(self, ns):
+        until = self.now + ns
+        while (due := self.payee.get_timer()) is not None and due <= until:
+            assert due >= self.now
+            self.pass_time(due)
+            self.payee.handle_timer(due)
+            self.take_events()
+        self.pass_time(until)
+
+    @precondition(lambda self: self.claims)
+    @rule()
+    def deliver_claim(self):
+        self.payer.receive(self.claims.popleft(), self.now)
+        self.take_events()
+
+    @precondition(lambda self: self.vouchers)
+    @rule()
+    def deliver_voucher(self):
+        amount = Amount(self.vouchers.popleft())
+        self.payee.receive(VerifiedVoucher(Voucher(LEASE, amount), b""), self.now)
+        self.take_events()
+
+    @precondition(lambda self: self.claims)
+    @rule()
+    def lose_claim(self):
+        self.claims.popleft()
+
+    @precondition(lambda self: self.vouchers)
+    @rule()
+    def lose_voucher(self):
+        self.vouchers.popleft()
+
+    @precondition(lambda self: len(self.vouchers) > 1)
+    @rule()
+    def reorder_vouchers(self):
+        self.vouchers.rotate(1)
+
+    # -- what must hold
+
+    @invariant()
+    def exposure_is_bounded(self):
+        # Not the meter's own books: the time that the kernel truly ran, against what the provider holds.
+        unpaid = owed(self.rate, self.ran_ns) - self.payee.paid
+        assert unpaid <= owed(self.rate, ARREARS) + 1 + self.rate // (3600 * S)
+        assert self.payee.owed(self.now) <= self.cap
+
+    @invariant()
+    def service_is_counted_exactly(self):
+        assert self.payee.served_ns(self.now) == self.ran_ns
+
+    @invariant()
+    def vouchers_are_bounded_and_rise(self):
+        assert self.signed == sorted(self.signed)
+        assert self.signed[-1] <= self.cap
+        assert self.caps_told <= 1
+        elapsed = max(0, self.now - self.lag)
+        assert self.signed[-1] <= owed(self.rate, elapsed + TICK + elapsed // DRIFT)
+        if not self.payee_lies:
+            assert self.signed[-1] <= owed(self.rate, self.ran_ns)
+
+    def teardown(self):
+        if not hasattr(self, "payee"):
+            return
+        self.wait(self.lag)
+        self.payee.stop(self.now)
+        self.runs = False
+        self.take_events()
+        served = self.payee.served_ns(self.now)
+        self.payer.final(served * 2 + 1000 * S if self.payee_lies else served, self.now)
+        self.vouchers.clear()
+        self.take_events()
+        for amount in self.vouchers:
+            self.payee.receive(VerifiedVoucher(Voucher(LEASE, Amount(amount)), b""), self.now)
+        self.vouchers_are_bounded_and_rise()
+        assert self.payee.state is PayeeState.ENDED
+        assert self.payee.served_ns(self.now + 10**6 * S) == served
+        if not (self.payee_lies or self.payer_lies):
+            assert self.payee.paid == self.signed[-1] == owed(self.rate, served)
+
+
+TestTwoMeters = TwoMeters.TestCase
+TestTwoMeters.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
