@@ -1,0 +1,73 @@
+"""How a rental stands, in one frozen value: what the consumer says and every edge (browser, CLI, magics) shows.
+
+It carries codes and figures, never sentences: the front end writes those in the user's language. Rejected: giving
+edges the live rental object, for it lives on another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from jupyter_depin.errors import ConfigError
+from jupyter_depin.protocol.money import amount
+
+State = Literal["starting", "running", "paused", "reconnecting", "ending", "ended"]
+"""starting: nothing is charged yet. paused: the kernel is stopped for want of money and nothing is charged.
+reconnecting: the link is down, the kernel goes on. ending: being settled. ended: over, for a reason."""
+
+STATES: frozenset[str] = frozenset(get_args(State))
+
+
+class Receipt(TypedDict, total=False):
+    """What settlement brought, for `RentalStatus.receipt`. Amounts in base units, of the rental's asset."""
+
+    paid: int
+    """What the provider received: equal to the meter's last `spent`."""
+    refunded: int
+    """What came back out of the deposit."""
+    served_ns: int
+    transaction: str
+    """Hash of the settling transaction; absent on an in-memory ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class RentalStatus:
+    """One rental as its meter last reported it. Built by the consumer's rental on each change and each tick.
+
+    `id`: the lease's channel id, 64 hex digits. `reason`: (stable code, facts) for `paused` and `ended`; the code is
+    an error's code or one of `finished`, `stopped`. Rate in base units per hour; `spent` and `cap` in base units;
+    `served_ns` nanoseconds. `relayed`: whether the link goes over a relay (None: unknown). `since`: Unix seconds at
+    which `state` began (None: unknown).
+    """
+
+    id: str
+    kernel_id: str
+    state: State
+    reason: tuple[str, Mapping[str, str]] | None
+    provider: str
+    node: str
+    title: str
+    rate_per_hour: int
+    symbol: str
+    decimals: int
+    served_ns: int
+    spent: int
+    cap: int
+    bytes_up: int
+    bytes_down: int
+    rtt_ms: float | None = None
+    relayed: bool | None = None
+    receipt: Receipt | None = None
+    since: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.id) != 64 or self.id.strip("0123456789abcdef"):
+            raise ConfigError(detail=f"{self.id!r} is not a rental id of 64 hex digits")
+        if self.state not in STATES:
+            raise ConfigError(detail=f"{self.state!r} is not a state of a rental")
+        for value in (self.rate_per_hour, self.spent, self.cap):
+            amount(value)
+        if min(self.served_ns, self.bytes_up, self.bytes_down, self.decimals) < 0:
+            raise ConfigError(detail="times, sizes and decimals of a rental cannot be negative")
