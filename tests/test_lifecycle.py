@@ -34,7 +34,7 @@ def test_a_rental_with_a_cut_and_a_pause():
     assert (life.state, life.reason, life.since) == (State.ENDED, EndReason.UNREACHABLE, 21)
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.product(State, State))
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))
 def test_only_what_the_table_allows(before, after):
     life = at(before)
     reason = EndReason.STOPPED_BY_USER if after in ENDS else None
