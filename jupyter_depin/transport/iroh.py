@@ -221,8 +221,10 @@ class IrohConnection:
 
     async def close(self, reason: str = "") -> None:
         """End the connection; the peer reads `reason`. Never raises."""
-        if self._reason is None and self._connection.close_reason() is None:
-            self._reason = reason or "closed on this side"
+        if self._reason is None:
+            # The library would forget why the peer had closed.
+            cause = self._connection.close_reason()
+            self._reason = (reason or "closed on this side") if cause is None else _plain(cause)
         with _ignored():
             self._connection.close(0, reason.encode())
 

@@ -1,0 +1,183 @@
+"""What only the real network has: ports, deadlines, tickets, and a binding whose insides may change."""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import SimpleNamespace
+
+import anyio
+import pytest
+from iroh import iroh_ffi
+
+from jupyter_depin.errors import ConfigError, PeerUnreachable, PortInUse, TransportError
+from jupyter_depin.protocol.identity import Address, NodeAddress, Ticket
+from jupyter_depin.transport import iroh, iroh_calls
+
+
+async def test_a_node_keeps_its_id_over_restarts(iroh_nodes):
+    secret = os.urandom(32)
+    with anyio.fail_after(60):
+        endpoint = await iroh.bind(secret=secret, listen="127.0.0.1:0")
+        await endpoint.close()
+    assert endpoint.node == iroh.node_id_of(secret)
+
+
+def test_a_secret_of_the_wrong_length_is_refused():
+    with pytest.raises(ConfigError, match="32 bytes, not 5"):
+        iroh.node_id_of(b"short")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"listen": "localhost"}, {"relays": ["not a url"]}, {"secret": b""}], ids=lambda wrong: next(iter(wrong))
+)
+async def test_a_wrong_setting_is_named(wrong):
+    with pytest.raises(ConfigError):
+        await iroh.bind(**{"secret": os.urandom(32), **wrong})
+
+
+async def test_a_taken_port_is_named():
+    taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"^Port {port} is already in use on this machine"):
+            await iroh.bind(secret=os.urandom(32), listen=f"127.0.0.1:{port}")
+
+
+async def test_an_address_of_another_machine_cannot_be_listened_on():
+    with pytest.raises(TransportError):
+        await iroh.bind(secret=os.urandom(32), listen="203.0.113.1:0")
+
+
+async def test_silence_ends_a_dial():
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with silent, anyio.fail_after(60):
+        silent.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        endpoint = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", dial_seconds=0.05)
+        try:
+            with pytest.raises(PeerUnreachable, match=f"^The provider at {where} did not answer"):
+                await endpoint.connect(NodeAddress(iroh.node_id_of(os.urandom(32)), None, (where,)))
+        finally:
+            await endpoint.close()
+
+
+@pytest.mark.parametrize("direct", ["nonsense", "127.0.0.1"])
+async def test_an_address_that_makes_no_sense_cannot_be_reached(iroh_nodes, direct):
+    async with iroh_nodes() as (a, b):
+        with pytest.raises(PeerUnreachable):
+            await a.connect(NodeAddress(b.node, None, (direct,)))
+
+
+async def test_another_node_at_the_same_address_is_not_taken_for_the_right_one(iroh_nodes):
+    async with iroh_nodes() as (_a, b):
+        impatient = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", dial_seconds=2)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(b.accept)
+                with pytest.raises(PeerUnreachable):
+                    expected = iroh.node_id_of(os.urandom(32))
+                    await impatient.connect(NodeAddress(expected, None, b.address().direct))
+                tasks.cancel_scope.cancel()
+        finally:
+            await impatient.close()
+
+
+async def test_a_ticket_leads_to_a_node_that_listens_everywhere(iroh_nodes, join, open_pair):
+    async with iroh_nodes() as (a, _b):
+        everywhere = await iroh.bind(secret=os.urandom(32))
+        try:
+            text = str(Ticket(everywhere.address(), Address(bytes(20))))
+            address = Ticket.parse(text).address
+            assert address == everywhere.address()
+            assert any(direct.startswith("127.0.0.1:") for direct in address.direct)
+            here, there = await join(a, everywhere)
+            await open_pair(here, there)
+        finally:
+            await everywhere.close()
+
+
+async def test_noise_at_the_port_holds_nobody_up(iroh_nodes, join, open_pair):
+    async with iroh_nodes() as (a, b):
+        ip, _, port = b.address().direct[0].rpartition(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for _ in range(100):
+                stranger.sendto(os.urandom(1200), (ip, int(port)))
+        await open_pair(*await join(a, b))
+
+
+async def test_a_peer_of_another_protocol_is_not_let_in(iroh_nodes, join):
+    async with iroh_nodes() as (a, b):
+        stranger = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", alpn=b"something-else/1")
+        try:
+            accepted = []
+
+            async def accept():
+                accepted.append(await b.accept())
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(accept)
+                with pytest.raises(PeerUnreachable):
+                    await stranger.connect(b.address())
+                await a.connect(b.address())
+            assert [connection.peer for connection in accepted] == [a.node]
+        finally:
+            await stranger.close()
+
+
+def test_the_installed_binding_is_known():
+    assert isinstance(iroh_calls.choose(), iroh_calls.FastCalls)
+
+
+class _Changed:
+    """The binding with one part changed."""
+
+    def __init__(self, **changes):
+        self._changes = changes
+
+    def __getattr__(self, name):
+        return self._changes[name] if name in self._changes else getattr(iroh_ffi, name)
+
+
+class _OtherLayout(iroh_ffi._UniffiFfiConverterBytes):
+    @staticmethod
+    def write(value, buf):
+        buf.write_i64(len(value))
+        buf.write(value)
+
+    @staticmethod
+    def read(buf):
+        return buf.read(buf.read_i64())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_UniffiLib": SimpleNamespace()},
+        {"_UniffiRustBuffer": SimpleNamespace()},
+        {"_UniffiFfiConverterBytes": _OtherLayout},
+        {"_UNIFFI_RUST_FUTURE_CONTINUATION_CALLBACK": None},
+    ],
+    ids=["renamed calls", "other buffers", "other layout", "other callbacks"],
+)
+def test_an_unknown_binding_is_used_as_it_is(changes, caplog):
+    assert isinstance(iroh_calls.choose(_Changed(**changes)), iroh_calls.PlainCalls)
+    assert "unknown" in caplog.text
+
+
+async def test_the_binding_as_it_is_carries_the_same_bytes(monkeypatch, iroh_nodes, join, open_pair, read_all):
+    monkeypatch.setattr(iroh, "_calls", iroh_calls.PlainCalls())
+    payload = os.urandom(600_000)
+    async with iroh_nodes() as (a, b):
+        mine, theirs = await open_pair(*await join(a, b))
+        received = []
+
+        async def receive():
+            received.append(await read_all(theirs))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await mine.write(payload)
+            await mine.finish()
+        assert received == [payload]
