@@ -88,6 +88,9 @@ class Sandbox(Protocol):
     def check(self) -> None:
         """Raise `SandboxMissing` with the fix if it does not work on this machine."""
 
+    def facts(self) -> dict[str, str]:
+        """What is in force on this machine (limit → by what), for the offer and `doctor`. Where `check` passes."""
+
     async def start(self, command: KernelCommand, *, folder: Path, limits: Limits) -> SandboxedKernel:
         """Start a kernel; `folder` is an empty private folder of this kernel's own. Raises `KernelStartFailed`.
 

@@ -1,0 +1,77 @@
+"""Starts ipykernel inside a sandbox, on sockets that the agent made.
+
+The agent runs this file by itself with the kernel environment's Python, where our packages are not installed: it imports
+nothing of ours. The five listening sockets arrive as descriptors (`ZMQ_USE_FD`). Rejected: a shared folder in which the
+kernel binds its sockets, for a hostile kernel could put a link in a socket's place and have the agent connect elsewhere.
+
+The connection file names paths that exist nowhere; only ipykernel's own bookkeeping reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import Any
+
+CONNECTION_FILE = "/run/depin/connection.json"
+BIND_ORDER = ("shell", "stdin", "control", "iopub")
+"""The order in which ipykernel's `init_sockets` binds; the heartbeat binds for itself."""
+
+
+def adopt(descriptors: dict[str, int]) -> None:
+    """Make ipykernel take over listening sockets where it would bind new ones."""
+    from ipykernel.heartbeat import Heartbeat
+    from ipykernel.kernelapp import IPKernelApp
+
+    order = iter(BIND_ORDER)
+
+    def bind(app: Any, socket: Any, port: int) -> int:
+        channel = next(order)
+        socket.use_fd = descriptors[channel]
+        socket.bind(f"ipc://{app.ip}-{port}")
+        socket.use_fd = -1
+        if channel == "shell":
+            # ipykernel's debugger connects to the shell socket's last address, from the inside.
+            socket.bind(f"ipc://{app.ip}-debugger")
+        return port
+
+    def bind_heartbeat(heartbeat: Any) -> None:
+        heartbeat.socket.use_fd = descriptors["hb"]
+        heartbeat.socket.bind(f"ipc://{heartbeat.ip}-{heartbeat.port}")
+
+    kernel_class: Any = IPKernelApp
+    kernel_class._try_bind_socket = bind
+    heartbeat_class: Any = Heartbeat
+    heartbeat_class._try_bind_socket = bind_heartbeat
+
+
+def main() -> None:
+    """Run a kernel; tell the agent, by one byte on `--ready`, when it listens."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ready", type=int, required=True)
+    for channel in (*BIND_ORDER, "hb"):
+        parser.add_argument(f"--{channel}", type=int, required=True)
+    descriptors = vars(parser.parse_args())
+    ready = descriptors.pop("ready")
+    # A cell sees an ordinary kernel's arguments, and its programs inherit none of this.
+    sys.argv = ["ipykernel_launcher.py", "-f", CONNECTION_FILE]
+    for descriptor in (ready, *descriptors.values()):
+        os.set_inheritable(descriptor, False)
+    # A process group of its own: an interrupt then reaches the cell's programs too.
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+
+    adopt(descriptors)
+    from ipykernel.kernelapp import IPKernelApp
+
+    app: Any = IPKernelApp.instance()
+    app.initialize(["-f", CONNECTION_FILE, "--log-level=40"])
+    os.write(ready, b"R")
+    os.close(ready)
+    app.start()
+
+
+if __name__ == "__main__":
+    main()
