@@ -29,7 +29,9 @@ class DepinError(Exception):
     def __init__(self, **facts: object) -> None:
         # A docstring's first paragraph is for the user; what follows it is for the developer.
         self.facts: dict[str, str] = {name: str(value) for name, value in facts.items()}
-        sentence = inspect.cleandoc(type(self).__doc__ or type(self).__name__).split("\n\n")[0].replace("\n", " ")
+        sentence = (
+            inspect.cleandoc(type(self).__doc__ or type(self).__name__).split("\n\n")[0].replace("\n", " ")
+        )
         try:
             text = sentence.format(**self.facts)
         except (KeyError, IndexError):
@@ -169,6 +171,10 @@ class TransactionFailed(PaymentError):
     """The payment network rejected {action}: {reason}. No money moved."""
 
 
+class VouchersSkipped(TransactionFailed):
+    """The payment network skipped {skipped} of {total} vouchers ({reason}). All others were collected."""
+
+
 class SettlementPending(PaymentError):
     """The rental is not settled yet: {reason}. It is in the journal and is settled at the next start."""
 
@@ -203,6 +209,12 @@ class DamagedConfig(ConfigError):
 
 class DamagedJournal(ConfigError):
     """The journal {path} is damaged ({reason}). It was left untouched: copy it, then restore a backup or move it away."""
+
+
+class JournalUnavailable(ConfigError):
+    """The journal {path} cannot be used now ({reason}). Free disk space and check its permissions, then try again."""
+
+    retryable = True
 
 
 class DamagedKey(ConfigError):

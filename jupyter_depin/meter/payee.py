@@ -127,8 +127,6 @@ class Payee:
         if voucher.voucher.amount <= self.paid:
             self._events.append(VoucherStale(voucher.voucher.amount, self.paid))
             return
-        # The payment moves the arrears limit, so what was served under the old one is banked first.
-        self._bank(now)
         self.paid = voucher.voucher.amount
         self._events.append(VoucherAccepted(voucher))
         if self.state is State.PAUSED and self._unpaid_ns() < self._tick_ns:
