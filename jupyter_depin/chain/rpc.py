@@ -1,0 +1,87 @@
+"""JSON-RPC over HTTP to any EVM node: web3's provider with its errors translated, and the next address when one fails.
+
+Only web3's transport is used. Its contract and account layers want a private key in the process, and ours may lie in
+a `Signer` of any kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+from web3 import AsyncHTTPProvider
+from web3.exceptions import Web3Exception
+from web3.types import RPCEndpoint
+
+from jupyter_depin.errors import ChainUnreachable
+
+
+class RpcRefused(Exception):
+    """A node answered with an error; `data` is what a revert carried. Translated before it leaves this layer."""
+
+    def __init__(self, code: int, message: str, data: bytes) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+class Rpc:
+    """One node, or several equal ones: a call goes to the one that answered last, and on failure to the others."""
+
+    def __init__(self, urls: Sequence[str], timeout_s: float) -> None:
+        request = {"timeout": aiohttp.ClientTimeout(timeout_s)}
+        self._nodes = [AsyncHTTPProvider(url, request, exception_retry_configuration=None) for url in urls]
+
+    @property
+    def url(self) -> str:
+        """The node that is asked first."""
+        return str(self._nodes[0].endpoint_uri)
+
+    async def call(self, method: str, *params: Any) -> Any:
+        """One request. Raises `RpcRefused`, `ChainUnreachable`."""
+        for node in list(self._nodes):
+            try:
+                response = await node.make_request(RPCEndpoint(method), list(params))
+                error = response.get("error")
+            except (
+                aiohttp.ClientError,
+                OSError,
+                ValueError,
+                AttributeError,
+                Web3Exception,
+            ):
+                continue
+            if node is not self._nodes[0]:
+                self._nodes.remove(node)
+                self._nodes.insert(0, node)
+            if error:
+                raise _refused(error)
+            return response.get("result")
+        raise ChainUnreachable(url=self.url)
+
+    async def number(self, method: str, *params: Any) -> int:
+        """One request whose answer is a number."""
+        return int(await self.call(method, *params), 16)
+
+    async def data(self, method: str, *params: Any) -> bytes:
+        """One request whose answer is bytes."""
+        return bytes.fromhex((await self.call(method, *params)).removeprefix("0x"))
+
+    async def close(self) -> None:
+        """Close the connections. Never raises."""
+        for node in self._nodes:
+            await node.disconnect()
+
+
+def _refused(error: Any) -> RpcRefused:
+    if not isinstance(error, dict):
+        return RpcRefused(0, str(error), b"")
+    data = error.get("data")
+    if isinstance(data, dict):  # some nodes wrap it
+        data = data.get("data")
+    try:
+        raw = bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else b""
+    except ValueError:
+        raw = b""
+    return RpcRefused(error.get("code", 0), str(error.get("message", "")), raw)
