@@ -37,7 +37,7 @@ class RentalStatus:
     """One rental as its meter last reported it. Built by the consumer's rental on each change and each tick.
 
     `id`: the lease's channel id, 64 hex digits. `reason`: (stable code, facts) for `paused` and `ended`; the code is
-    an error's code or one of `finished`, `stopped`. Rate in base units per hour; `spent` and `cap` in base units;
+    an `EndReason` or an error's code. Rate in base units per hour; `spent` and `cap` in base units;
     `served_ns` nanoseconds. `relayed`: whether the link goes over a relay (None: unknown). `since`: Unix seconds at
     which `state` began (None: unknown).
     """

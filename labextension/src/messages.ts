@@ -143,23 +143,27 @@ export function duration(trans: TranslationBundle, ns: bigint): string {
     .join(' ');
 }
 
-/** Why a rental is paused or over, in a few words for the status bar. */
+/** Why a rental is over, in a few words for the status bar. The codes are those of `protocol/reason.py`. */
 function shortReason(trans: TranslationBundle, why: ICoded | null): string {
   switch (why?.code) {
     case undefined:
-    case 'finished':
-      return trans.__('finished');
-    case 'stopped':
+    case 'stopped_by_user':
       return trans.__('stopped');
-    case 'SpendingCapReached':
+    case 'kernel_shutdown':
+      return trans.__('kernel shut down');
+    case 'provider_stopped':
+      return trans.__('stopped by its owner');
+    case 'arrears':
+      return trans.__('not paid');
+    case 'cap_reached':
       return trans.__('limit reached');
-    case 'EmptyWallet':
-      return trans.__('wallet empty');
-    case 'ConnectionLost':
-    case 'PeerUnreachable':
-    case 'TransportError':
-      return trans.__('provider lost');
-    case 'UnknownLease':
+    case 'lease_over':
+      return trans.__('time is over');
+    case 'unreachable':
+      return trans.__('provider unreachable');
+    case 'start_failed':
+      return trans.__('did not start');
+    case 'provider_lost_kernel':
       return trans.__('provider restarted');
     default:
       return trans.__('stopped by a problem');
@@ -172,10 +176,20 @@ export function reason(trans: TranslationBundle, why: ICoded | null, fallback = 
   switch (why?.code) {
     case undefined:
       return fallback;
-    case 'finished':
-      return trans.__('Its time is over.');
-    case 'stopped':
+    case 'stopped_by_user':
       return trans.__('You stopped it.');
+    case 'kernel_shutdown':
+      return trans.__('The kernel was shut down.');
+    case 'provider_stopped':
+      return trans.__('The owner of the machine stopped it. You pay only for the time that was served.');
+    case 'arrears':
+      return trans.__('Payments did not arrive in time.');
+    case 'lease_over':
+      return trans.__('The agreed time is over. Start a new kernel to rent again.');
+    case 'start_failed':
+    case 'KernelStartFailed':
+      return trans.__('The kernel did not start on the provider’s machine. Choose another provider or try again.');
+    case 'cap_reached':
     case 'SpendingCapReached':
       return trans.__('The limit for this rental is used up. Start a new kernel with a higher limit to go on.');
     case 'EmptyWallet':
@@ -191,16 +205,16 @@ export function reason(trans: TranslationBundle, why: ICoded | null, fallback = 
       return trans.__('It is not settled yet. It is written down, and is settled at the next start.');
     case 'ChainUnreachable':
       return trans.__('The payment network does not answer. Settlement is tried again by itself.');
+    case 'unreachable':
     case 'ConnectionLost':
     case 'PeerUnreachable':
     case 'TransportError':
       return trans.__('The provider can no longer be reached. You pay only for the time that was served.');
+    case 'provider_lost_kernel':
     case 'UnknownLease':
       return trans.__('The provider no longer knows the rental, probably because its machine restarted.');
     case 'LeaseEnded':
       return trans.__('Start a new kernel to rent again.');
-    case 'KernelStartFailed':
-      return trans.__('The kernel did not start on the provider’s machine.');
     case 'RentalNotFound':
       return trans.__('This server no longer knows the rental.');
     case 'ServerUnreachable':
