@@ -4,6 +4,9 @@ The binding's inner workings are the business of `iroh_calls`; here its objects 
 every error of its own becomes a `TransportError`. No public service is asked for addresses: a node is found through
 the addresses and relays that its caller names, and through nothing else.
 
+The library keeps a node's port until the last object of that node is gone: connections and streams as well as the
+endpoint. Closing an endpoint therefore takes all of them away from whoever still holds ours.
+
 What the binding does not let us choose: the idle time-out of QUIC (30 s) and its keep-alive, so whoever must notice a
 dead link sooner needs acknowledgements of its own; and a second socket for IPv6 on all interfaces, which it opens
 whatever `listen` says.
@@ -16,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -30,7 +34,8 @@ from jupyter_depin.transport import ALPN, Path
 from jupyter_depin.transport.iroh_calls import Pending, choose
 
 _HANDSHAKE_SECONDS = 10.0
-_CLOSE_SECONDS = 3.0
+_CLOSE_SECONDS = 10.0
+"""Far more than the library needs (3 s after a dial that was given up): a close that is cut off never frees the port."""
 
 _ROOM = 64
 """Peers that may be shaking hands or waiting for `accept`, together."""
@@ -94,12 +99,14 @@ class IrohEndpoint:
     def __init__(
         self, endpoint: iroh.Endpoint, *, relays: tuple[str, ...], alpn: bytes, dial_seconds: float
     ) -> None:
-        self._endpoint = endpoint
+        self._endpoint: iroh.Endpoint | None = endpoint
         self._relays = relays
         self._alpn = alpn
         self._dial_seconds = dial_seconds
         self._node = node_id(endpoint.id().to_bytes())
+        self._address = NodeAddress(self._node)
         self._closed = False
+        self._connections: weakref.WeakSet[IrohConnection] = weakref.WeakSet()
         self._room = asyncio.Semaphore(_ROOM)
         self._arrived: asyncio.Queue[IrohConnection | None] = asyncio.Queue()
         self._welcomer: asyncio.Task[None] | None = None
@@ -113,8 +120,10 @@ class IrohEndpoint:
     def address(self) -> NodeAddress:
         """Where peers find this node now: the library's own view, and this machine itself where it listens on all.
 
-        Until the library has chosen among several relays, the first one is named.
+        Until the library has chosen among several relays, the first one is named. A closed node keeps its last address.
         """
+        if self._endpoint is None:
+            return self._address
         view = self._endpoint.addr()
         direct = dict.fromkeys(view.direct_addresses())
         for bound in self._endpoint.bound_sockets():
@@ -122,17 +131,20 @@ class IrohEndpoint:
             if ip == "0.0.0.0":
                 direct[f"127.0.0.1:{port}"] = None
         relay = view.relay_url() or (self._relays[0] if self._relays else None)
-        return NodeAddress(self._node, relay, tuple(direct))
+        self._address = NodeAddress(self._node, relay, tuple(direct))
+        return self._address
 
     async def connect(self, address: NodeAddress) -> IrohConnection:
         """Dial a node. Raises `PeerUnreachable`, after `dial_seconds` at the latest. Cancelling is safe."""
         shown = next(iter((*address.direct, address.relay_url)), None) or address.node.hex()
+        if self._endpoint is None or self._closed:
+            raise PeerUnreachable(address=shown)
         try:
             target = iroh.EndpointAddr(
                 iroh.EndpointId.from_bytes(address.node), address.relay_url, list(address.direct)
             )
             with anyio.fail_after(self._dial_seconds):
-                return IrohConnection(await self._endpoint.connect(target, self._alpn))
+                return self._adopt(await self._endpoint.connect(target, self._alpn))
         except (iroh.IrohError, iroh_ffi.InternalError, TimeoutError) as error:
             raise PeerUnreachable(address=shown) from error
 
@@ -150,23 +162,35 @@ class IrohEndpoint:
         return connection
 
     async def close(self) -> None:
-        """End every connection and leave the network: within 3 seconds, even when cancelled. Never raises."""
-        if self._closed:
+        """End every connection and leave the network; afterwards the port is free. Never raises, not even when cancelled.
+
+        Takes up to 3 s after a dial that was given up, since the library lets that one run out.
+        """
+        if self._closed or self._endpoint is None:
             return
         self._closed = True
-        if self._handshakes is not None:
-            self._handshakes.cancel_scope.cancel()
+        self.address()
         self._arrived.put_nowait(None)
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True), _ignored():
+            if self._handshakes is not None:
+                self._handshakes.cancel_scope.cancel()
+            if self._welcomer is not None:
+                await asyncio.wait({self._welcomer})
             await self._endpoint.close()
+        for connection in list(self._connections):
+            connection.let_go()
+        self._endpoint = None
+
+    def _adopt(self, connection: iroh.Connection) -> IrohConnection:
+        adopted = IrohConnection(connection)
+        self._connections.add(adopted)
+        return adopted
 
     async def _welcome(self) -> None:
         """Let peers shake hands side by side, so that a slow or hostile one does not hold up the others."""
         try:
             async with anyio.create_task_group() as self._handshakes:
-                if self._closed:
-                    return
-                while True:
+                while self._endpoint is not None and not self._closed:
                     await self._room.acquire()
                     incoming = await self._endpoint.accept_next()
                     if incoming is None:
@@ -177,8 +201,7 @@ class IrohEndpoint:
 
     async def _shake_hands(self, incoming: iroh.Incoming) -> None:
         with anyio.move_on_after(_HANDSHAKE_SECONDS), _ignored():
-            connection = await (await incoming.accept()).connect()
-            self._arrived.put_nowait(IrohConnection(connection))
+            self._arrived.put_nowait(self._adopt(await (await incoming.accept()).connect()))
             return
         self._room.release()
 
@@ -187,7 +210,8 @@ class IrohConnection:
     """A connection with one peer (port `Connection`). Made by an endpoint."""
 
     def __init__(self, connection: iroh.Connection) -> None:
-        self._connection = connection
+        self._connection: iroh.Connection | None = connection
+        self._streams: weakref.WeakSet[IrohStream] = weakref.WeakSet()
         self._peer = node_id(connection.remote_id().to_bytes())
         self._reason: str | None = None
         self._accepting: list[Pending] = []
@@ -199,7 +223,7 @@ class IrohConnection:
 
     def path(self) -> Path | None:
         """The path in use, or None while it is not known. The round-trip time is in whole milliseconds."""
-        for path in self._connection.paths():
+        for path in self._connection.paths() if self._connection is not None else ():
             if path.is_selected:
                 return Path(relayed=path.is_relay, remote=path.remote_addr, rtt_ms=float(path.rtt_ms))
         return None
@@ -207,24 +231,24 @@ class IrohConnection:
     async def open_stream(self) -> IrohStream:
         """Open a stream of our own. Raises `ConnectionLost`."""
         with self.translated():
-            return IrohStream(self, await self._connection.open_bi())
+            return self._adopt(await self._held().open_bi())
 
     async def accept_stream(self) -> IrohStream:
         """Wait for the peer's next stream; a cancelled wait loses none. Raises `ConnectionLost`."""
-        call = self._accepting.pop() if self._accepting else _calls.accept(self._connection)
+        call = self._accepting.pop() if self._accepting else _calls.accept(self._held())
         try:
             with self.translated():
-                return IrohStream(self, await call.wait())
+                return self._adopt(await call.wait())
         except asyncio.CancelledError:
             self._accepting.append(call)
             raise
 
     async def close(self, reason: str = "") -> None:
         """End the connection; the peer reads `reason`. Never raises."""
-        if self._reason is None:
-            # The library would forget why the peer had closed.
-            cause = self._connection.close_reason()
-            self._reason = (reason or "closed on this side") if cause is None else _plain(cause)
+        if self._connection is None:
+            return
+        # The library would forget why the peer had closed.
+        self._reason = self._why() or reason or "closed on this side"
         with _ignored():
             self._connection.close(0, reason.encode())
 
@@ -232,8 +256,18 @@ class IrohConnection:
         """Wait until the connection has ended, by whatever cause, and return the reason."""
         cause = "the library failed"
         with _ignored():
-            cause = await self._connection.closed()
+            if self._connection is not None:
+                cause = await self._connection.closed()
         return self._reason or _plain(cause)
+
+    def let_go(self) -> None:
+        """Give the library's objects back, once the node is closed. For `IrohEndpoint.close`."""
+        if self._connection is not None:
+            self._reason = self._why() or "this node was closed"
+            self._connection = None
+        self._accepting.clear()
+        for stream in list(self._streams):
+            stream.let_go(self._reason or "")
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -241,9 +275,24 @@ class IrohConnection:
         try:
             yield
         except (iroh.IrohError, iroh_ffi.InternalError) as error:
+            raise ConnectionLost(detail=self._why() or _told(error)) from error
+
+    def _why(self) -> str | None:
+        """Why the connection has ended, or None while it has not."""
+        if self._reason is None and self._connection is not None:
             cause = self._connection.close_reason()
-            detail = _told(error) if cause is None else self._reason or _plain(cause)
-            raise ConnectionLost(detail=detail) from error
+            return None if cause is None else _plain(cause)
+        return self._reason
+
+    def _held(self) -> iroh.Connection:
+        if self._connection is None:
+            raise ConnectionLost(detail=self._reason or "")
+        return self._connection
+
+    def _adopt(self, halves: iroh.BiStream) -> IrohStream:
+        adopted = IrohStream(self, halves)
+        self._streams.add(adopted)
+        return adopted
 
 
 class IrohStream:
@@ -265,6 +314,8 @@ class IrohStream:
     async def read(self, limit: int) -> bytes:
         """Return 1 … `limit` bytes as soon as there are any; b"" when the peer finished. Raises `ConnectionLost`."""
         if not self._surplus:
+            if self._receiver is None:
+                raise ConnectionLost(detail=self._over or "")
             if self._reading is None:
                 self._reading = _calls.read(self._receiver, min(limit, _READ))
             try:
@@ -285,17 +336,18 @@ class IrohStream:
         """Hand over all of `data`; it is copied once. Raises `ConnectionLost`."""
         if self._over is not None:
             raise ConnectionLost(detail=self._over)
+        sender = self._sender
         try:
             with self._connection.translated():
                 if self._priority is not None:
-                    await self._sender.set_priority(self._priority)
+                    await sender.set_priority(self._priority)
                     self._priority = None
                 if len(data) <= _CHUNK and isinstance(data, bytes):
-                    await _calls.write(self._sender, data).wait()
+                    await _calls.write(sender, data).wait()
                     return
                 view = memoryview(data).cast("B")
                 for start in range(0, len(view), _CHUNK):
-                    await _calls.write(self._sender, view[start : start + _CHUNK]).wait()
+                    await _calls.write(sender, view[start : start + _CHUNK]).wait()
         except asyncio.CancelledError:
             self._over = "an earlier write was interrupted"
             raise
@@ -310,6 +362,11 @@ class IrohStream:
     def set_priority(self, priority: int) -> None:
         """Streams of a higher priority are sent first. Holds from the next `write` on."""
         self._priority = priority
+
+    def let_go(self, reason: str) -> None:
+        """Give the library's objects back, once the node is closed. For `IrohConnection.let_go`."""
+        self._over = reason
+        self._receiver = self._sender = self._reading = None
 
 
 def _secret_key(secret: bytes) -> iroh.SecretKey:
@@ -331,7 +388,7 @@ def _told(error: Exception) -> str:
 
 def _plain(cause: str) -> str:
     """A cause in the library's words, without its error codes, chains and places in the source."""
-    by_peer = re.fullmatch(r"closed by peer: (.*) \(code \d+\)", cause, re.DOTALL)
+    by_peer = re.fullmatch(r"closed by peer: (?:(.*) \(code \d+\)|\d+)", cause, re.DOTALL)
     if by_peer:
         return by_peer[1] or "closed by the other side"
     lines = cause.rsplit("Caused by:", 1)[-1].strip().splitlines() or ["no reason given"]

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from iroh import iroh_ffi
 
-from jupyter_depin.errors import ConfigError, PeerUnreachable, PortInUse, TransportError
+from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, PortInUse, TransportError
 from jupyter_depin.protocol.identity import Address, NodeAddress, Ticket
 from jupyter_depin.transport import iroh, iroh_calls
 
@@ -29,7 +29,9 @@ def test_a_secret_of_the_wrong_length_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"listen": "localhost"}, {"relays": ["not a url"]}, {"secret": b""}], ids=lambda wrong: next(iter(wrong))
+    "wrong",
+    [{"listen": "localhost"}, {"relays": ["not a url"]}, {"secret": b""}],
+    ids=lambda wrong: next(iter(wrong)),
 )
 async def test_a_wrong_setting_is_named(wrong):
     with pytest.raises(ConfigError):
@@ -43,6 +45,42 @@ async def test_a_taken_port_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=f"^Port {port} is already in use on this machine"):
             await iroh.bind(secret=os.urandom(32), listen=f"127.0.0.1:{port}")
+
+
+async def test_a_closed_node_leaves_its_port_to_the_next(iroh_nodes, join, open_pair):
+    async with iroh_nodes() as (a, b):
+        here, there = await join(a, b)
+        streams = await open_pair(here, there)
+
+        async def expect_loss(call, *args):
+            with pytest.raises(ConnectionLost):
+                await call(*args)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(expect_loss, b.accept)
+            tasks.start_soon(expect_loss, there.accept_stream)
+            tasks.start_soon(expect_loss, streams[1].read, 1)
+            await anyio.wait_all_tasks_blocked()
+            await b.close()
+        # What is left in our hands does not keep the port, and says what happened.
+        (where,) = b.address().direct
+        successor = await iroh.bind(secret=os.urandom(32), listen=where)
+        try:
+            assert successor.address().direct == (where,)
+            await join(a, successor)
+        finally:
+            await successor.close()
+        assert there.path() is None
+        assert await there.closed()
+        assert await here.closed() == "closed by the other side"
+        for call in (
+            there.open_stream,
+            there.accept_stream,
+            lambda: streams[1].read(1),
+            lambda: streams[1].write(b"x"),
+        ):
+            await expect_loss(call)
+        await there.close()
 
 
 async def test_an_address_of_another_machine_cannot_be_listened_on():
@@ -74,11 +112,11 @@ async def test_another_node_at_the_same_address_is_not_taken_for_the_right_one(i
     async with iroh_nodes() as (_a, b):
         impatient = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", dial_seconds=2)
         try:
+            address = NodeAddress(iroh.node_id_of(os.urandom(32)), None, b.address().direct)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(b.accept)
                 with pytest.raises(PeerUnreachable):
-                    expected = iroh.node_id_of(os.urandom(32))
-                    await impatient.connect(NodeAddress(expected, None, b.address().direct))
+                    await impatient.connect(address)
                 tasks.cancel_scope.cancel()
         finally:
             await impatient.close()
@@ -166,7 +204,9 @@ def test_an_unknown_binding_is_used_as_it_is(changes, caplog):
     assert "unknown" in caplog.text
 
 
-async def test_the_binding_as_it_is_carries_the_same_bytes(monkeypatch, iroh_nodes, join, open_pair, read_all):
+async def test_the_binding_as_it_is_carries_the_same_bytes(
+    monkeypatch, iroh_nodes, join, open_pair, read_all
+):
     monkeypatch.setattr(iroh, "_calls", iroh_calls.PlainCalls())
     payload = os.urandom(600_000)
     async with iroh_nodes() as (a, b):

@@ -36,7 +36,8 @@ async def _is_silent(call, *args) -> bool:
 
 
 def test_an_id_follows_from_the_name():
-    assert MemoryNetwork().endpoint("a").node == MemoryNetwork().endpoint("a").node != MemoryNetwork().endpoint("b").node
+    one, other = MemoryNetwork(), MemoryNetwork()
+    assert one.endpoint("a").node == other.endpoint("a").node != other.endpoint("b").node
 
 
 async def test_a_cut_ends_connections_on_both_sides_and_refuses_new_ones(join, open_pair):
@@ -127,25 +128,23 @@ async def test_a_message_can_be_cut_in_its_middle(join, open_pair):
 
 
 async def test_a_stream_takes_in_no_more_than_its_window(join, open_pair):
-    async with _joined(join, open_pair, window=10) as (network, _a, _b, _here, _there, mine, theirs):
+    async with _joined(join, open_pair, window=10) as (network, _a, _b, here, _there, mine, theirs):
         await mine.write(bytes(10))
         assert await _is_silent(mine.write, b"x")
         assert await theirs.read(4) == bytes(4)
         network.hold()
-        held = await _held_stream(_here)
+        held = await here.open_stream()
         assert await _is_silent(held.write, bytes(11))
 
 
-async def _held_stream(connection):
-    return await connection.open_stream()
-
-
 async def test_a_cut_wakes_a_writer_that_waits(join, open_pair):
-    async with _joined(join, open_pair, window=10) as (network, a, b, _here, _there, mine, _theirs):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_expect_loss, mine.write, bytes(11))
-            await anyio.wait_all_tasks_blocked()
-            network.cut(a.node, b.node)
+    async with (
+        _joined(join, open_pair, window=10) as (network, a, b, _here, _there, mine, _theirs),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(_expect_loss, mine.write, bytes(11))
+        await anyio.wait_all_tasks_blocked()
+        network.cut(a.node, b.node)
 
 
 async def test_a_node_can_go_and_come_back(join, open_pair):

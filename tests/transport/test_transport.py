@@ -162,26 +162,36 @@ async def test_a_writer_waits_for_a_reader(nodes, join, open_pair, read_all):
             await written.wait()
 
 
-async def test_a_cancelled_read_loses_nothing(nodes, join, open_pair):
+@pytest.mark.parametrize("early", [True, False], ids=["arrived before", "arrives meanwhile"])
+async def test_a_cancelled_read_loses_nothing(nodes, join, open_pair, early):
     async with nodes() as (a, b):
-        mine, theirs = await open_pair(*await join(a, b))
-        received = bytearray()
+        here, there = await join(a, b)
+        mine, theirs = await open_pair(here, there)
+        signal, watch = await open_pair(here, there)
+        sent, received = bytearray(), bytearray()
+
+        async def send(number):
+            message = b"%d, " % number
+            sent.extend(message)
+            await mine.write(message)
 
         async def read(scope, limit):
             with scope:
                 received.extend(await theirs.read(limit))
 
-        sent = bytearray()
         for number in range(150):
+            if early:
+                await send(number)
+                await signal.write(b"!")
+                await watch.read(1)
             async with anyio.create_task_group() as tasks:
                 scope = anyio.CancelScope()
                 tasks.start_soon(read, scope, 1000 if number % 2 else 3)
                 await anyio.lowlevel.checkpoint()
-                message = b"%d, " % number
-                sent += message
-                await mine.write(message)
-                # Cancel before, while and after the message arrives.
-                for _ in range(number // 2):
+                if not early:
+                    await send(number)
+                # Cancel at each of the moments at which a reader can be.
+                for _ in range(number % 3 if early else number // 2):
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()
         while len(received) < len(sent):
@@ -284,6 +294,7 @@ async def test_a_node_that_nobody_knows_cannot_be_reached(nodes):
 
 async def test_a_closed_node_neither_dials_nor_accepts(nodes):
     async with nodes() as (a, b):
+
         async def accept():
             with pytest.raises(ConnectionLost):
                 await b.accept()
