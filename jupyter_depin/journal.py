@@ -375,7 +375,7 @@ def _inspect(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
-        raise DamagedJournal(path=path, reason=verdict)
+        raise DamagedJournal(path=path, reason=" ".join(verdict.split()))
 
 
 def _start_of(pid: int) -> float:
