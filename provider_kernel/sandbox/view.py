@@ -4,7 +4,8 @@ Read-only `/usr` and the Python environment, an `/etc` of public and made-up fil
 for everything that can be written. Not shown: home folders, `/etc` itself, `/run`, `/var`, `/sys`, devices.
 
 bubblewrap's own `/dev` is a writable memory file system without a size, so it is made read-only after `/dev/shm` is laid
-over it.
+over it. So are `/proc` and every device: when the agent is root, the kernel's user is root to the machine's files, and
+could otherwise set `core_pattern`, or take everybody's right to `/dev/null` away.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ SHOWN_OF_ETC = (
     "/etc/pki/tls/certs",
     "/etc/ssl/certs",
 )
+DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
+"""The machine's own nodes that bubblewrap shows. A read-only mount forbids to change a node, not to write to it."""
+
 MADE_UP = {
     "/etc/passwd": f"root:x:0:0::/:/usr/sbin/nologin\nrenter:x:{USER_ID}:{USER_ID}::{HOME}:/bin/bash\n",
     "/etc/group": f"root:x:0:\nrenter:x:{USER_ID}:\n",
@@ -117,7 +121,9 @@ def arguments(
     path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
     for name, value in {**ENVIRONMENT, "PATH": path, **environment}.items():
         words += ["--setenv", name, value]
-    return [*words, "--chdir", HOME, "--remount-ro", "/dev", "--remount-ro", "/"]
+    for path in (*(f"/dev/{device}" for device in DEVICES), "/dev", "/proc", "/"):
+        words += ["--remount-ro", path]
+    return [*words, "--chdir", HOME]
 
 
 def _memory_folder(path: str, size: int, permissions: str) -> list[str]:
