@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 from types import SimpleNamespace
 
 import anyio
@@ -162,6 +164,49 @@ async def test_a_peer_of_another_protocol_is_not_let_in(iroh_nodes, join):
             assert [connection.peer for connection in accepted] == [a.node]
         finally:
             await stranger.close()
+
+
+@pytest.fixture
+def relay(tmp_path):
+    """A relay of our own, over plain HTTP."""
+    program = shutil.which("iroh-relay")
+    if program is None:
+        pytest.skip("iroh-relay is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "relay.toml"
+    config.write_text(
+        f'enable_relay = true\nhttp_bind_addr = "127.0.0.1:{port}"\n'
+        "enable_metrics = false\nenable_quic_addr_discovery = false\n"
+    )
+    with subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL) as process:
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+
+
+async def test_a_node_is_found_through_its_relay_alone(relay, open_pair):
+    with anyio.fail_after(120):
+        a, b = [
+            await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", relays=[relay], dial_seconds=60)
+            for _ in range(2)
+        ]
+        try:
+            address = b.address()
+            assert address.relay_url is not None
+            assert address.relay_url.rstrip("/") == relay
+            connections = []
+
+            async def accept():
+                connections.append(await b.accept())
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(accept)
+                here = await a.connect(NodeAddress(b.node, relay))
+            await open_pair(here, connections[0])
+        finally:
+            await a.close()
+            await b.close()
 
 
 def test_the_installed_binding_is_known():
