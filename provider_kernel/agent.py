@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass
-from pathlib import Path
-
 import anyio
 from anyio.abc import TaskGroup
 
 from jupyter_depin.chain import Ledger
-from jupyter_depin.drivers.clock import unix_now
+from jupyter_depin.drivers.clock import unix_now, unix_ns
 from jupyter_depin.drivers.handshake import answer, questions, refusal
 from jupyter_depin.drivers.settlement import collect
 from jupyter_depin.errors import (
@@ -51,7 +49,7 @@ from jupyter_depin.protocol.messages import (
     Request,
     SignedOffer,
 )
-from jupyter_depin.protocol.money import Rate, owed, parse_amount, NS_PER_SECOND
+from jupyter_depin.protocol.money import NS_PER_SECOND, Amount, Rate, owed, parse_amount
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
@@ -65,6 +63,8 @@ OFFER_S = 600
 """How long an offer holds; a fresh one is signed when half of that is over."""
 PROMISE_S = 60
 """How long a slot is kept for somebody who was promised it."""
+_WIND_DOWN_S = 20
+_GOODBYE_S = 2
 _RETRY_S = (1, 5, 15, 60, 300)
 """Waits between attempts to collect while the ledger does not answer."""
 
@@ -77,7 +77,7 @@ class _Promise:
 
 
 class Agent:
-    """One provider on one node. `run()` serves until cancelled; then every lease is ended and settled."""
+    """One provider on one node. `run()` serves until `stop()`; then every lease is ended and settled."""
 
     def __init__(
         self,
@@ -89,7 +89,6 @@ class Agent:
         journal: Journal,
         sandbox: Sandbox,
         trusted: frozenset[NodeId] = frozenset(),
-        fund: Callable[[Terms, int], None] | None = None,
     ) -> None:
         self._config, self._endpoint, self._ledger = config, endpoint, ledger
         self._wallet, self._journal, self._sandbox = wallet, journal, sandbox
@@ -102,6 +101,7 @@ class Agent:
         self._tenancies: dict[bytes, Tenancy] = {}
         self._sequence = unix_now()
         self._uncollected = anyio.Event()
+        self._stopping = anyio.Event()
 
     @property
     def ticket(self) -> Ticket:
@@ -109,17 +109,29 @@ class Agent:
         return Ticket(self._endpoint.address(), self._wallet.address)
 
     async def run(self) -> None:
-        """Serve. Called once by the command line; started tasks end with it."""
+        """Serve until `stop`, then end and settle every lease. Called once by the command line."""
         self._recover()
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._collector)
-                while True:
-                    connection = await self._endpoint.accept()
-                    tasks.start_soon(self._serve, connection, tasks)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._endpoint.close()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._collector)
+            tasks.start_soon(self._accept, tasks)
+            await self._stopping.wait()
+            for tenancy in self._tenancies.values():
+                tenancy.end(EndReason.PROVIDER_STOPPED)
+            with anyio.move_on_after(_WIND_DOWN_S):
+                for tenancy in list(self._tenancies.values()):
+                    await tenancy.finished.wait()
+                    with anyio.move_on_after(_GOODBYE_S):
+                        await tenancy.heard()
+            tasks.cancel_scope.cancel()
+        await self._endpoint.close()
+
+    def stop(self) -> None:
+        """End every lease and leave. Called from the loop, on a signal."""
+        self._stopping.set()
+
+    async def _accept(self, tasks: TaskGroup) -> None:
+        while True:
+            tasks.start_soon(self._serve, await self._endpoint.accept(), tasks)
 
     # -- offers
 
@@ -141,7 +153,7 @@ class Agent:
             slot=keccak256(self._endpoint.node + slot.to_bytes(4, "big")),
             asset=self._ledger.asset,
             rate=self._rate,
-            open_fee=parse_amount("0", 0),
+            open_fee=Amount(0),
             max_seconds=config.max_seconds,
             tick_s=config.tick_s,
             arrears_s=config.arrears_s,
@@ -164,7 +176,7 @@ class Agent:
                 if isinstance(request, AttachTunnel):
                     tenancy = await self._attach(request, connection, control)
                     if tenancy is not None:
-                        await tenancy.driver.carry(connection, control)
+                        await tenancy.driver.carry(connection, control, fresh=request.fresh)
                         break
                     continue
                 try:
@@ -198,6 +210,8 @@ class Agent:
                 raise RemoteProtocolError(detail="attach twice")
 
     def _promise(self, request: AskLease, peer: NodeId) -> LeaseGiven:
+        if self._stopping.is_set():
+            raise LeaseRefused(reason="it is about to stop")
         welcome = (
             peer in self._trusted
             or self._sandbox.name != "none"
@@ -267,7 +281,7 @@ class Agent:
             raise EmptyWallet(balance=free, symbol=self._ledger.asset.symbol, needed=opening.deposit)
         del self._promises[terms.lease_hash]
         self._journal.save_lease(
-            LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_now())
+            LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_ns())
         )
         transaction = await self._ledger.open(self._wallet, terms, opening)
         self._journal.save_transaction(channel_id, "open", transaction)
@@ -349,10 +363,6 @@ class Agent:
         """Leases that an earlier life of this agent served are over: their kernels died with it."""
         for record in self._journal.open_leases("payee"):
             self._journal.end(record.channel_id, EndReason.PROVIDER_LOST_KERNEL.value, record.served_ns)
-        _clear(self._config.path("kernels"))
+        shutil.rmtree(self._config.path("kernels"), ignore_errors=True)
 
 
-def _clear(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -109,6 +109,7 @@ class Tenancy:
         self._over = anyio.Event()
         self._reason: EndReason | None = None
         self.slot_free = anyio.Event()
+        self.finished = anyio.Event()
 
     @property
     def ended(self) -> bool:
@@ -131,6 +132,7 @@ class Tenancy:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._finish()
+                self.finished.set()
 
     # -- the end
 
@@ -152,6 +154,10 @@ class Tenancy:
         else:
             self.settled(receipt)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def heard(self) -> None:
+        """Wait until the consumer has taken everything that was said to it. Called by the agent after `run`."""
+        await self.driver.taken(Lane.LEASE)
 
     def settled(self, receipt: Receipt) -> None:
         """Tell the consumer. Called also by the agent, when a later attempt to collect came through."""

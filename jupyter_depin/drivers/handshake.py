@@ -23,15 +23,16 @@ async def ask(stream: Stream, request: Request, expected: type[A]) -> A:
     await stream.write(encode_message(request))
     decoder: MessageDecoder[Answer] = MessageDecoder(Answer)
     answers: list[Answer] = []
+    # Not a byte more than the answer: what follows "attached" belongs to the tunnel.
     while not answers:
-        data = await stream.read(_READ)
+        data = await stream.read(decoder.missing)
         if not data:
             raise ConnectionLost(detail="the provider hung up")
         answers = decoder.feed(data)
     answer = answers[0]
     if isinstance(answer, Refused):
         raise DepinError.from_wire(answer.code, answer.facts)
-    if len(answers) > 1 or not isinstance(answer, expected):
+    if not isinstance(answer, expected):
         raise RemoteProtocolError(detail=f"{type(answer).__name__} where {expected.__name__} was due")
     return answer
 

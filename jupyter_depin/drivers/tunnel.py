@@ -91,6 +91,7 @@ class TunnelDriver:
         self._lanes = {lane: _Queue() for lane in Lane}
         self._scope: anyio.CancelScope | None = None
         self._free = anyio.Lock()
+        self._moved = asyncio.Event()
         self.connection: Connection | None = None
         self.bytes_up = self.bytes_down = 0
         self._arm()
@@ -105,6 +106,12 @@ class TunnelDriver:
         if self.tunnel.state is not State.CLOSED:
             self.tunnel.send(lane, parts, steady_ns())
             self._pump()
+
+    async def taken(self, lane: Lane) -> None:
+        """Wait until the peer has taken everything that was sent on a lane."""
+        while not self.tunnel.drained(lane):
+            self._moved = asyncio.Event()
+            await self._moved.wait()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call something from the loop after a while."""
@@ -121,12 +128,17 @@ class TunnelDriver:
         self.drop()
         self._pump()
 
-    async def carry(self, connection: Connection, control: Stream) -> str:
-        """Carry the tunnel over a connection until that ends, and say why it did. A newer call ends an older one."""
+    async def carry(self, connection: Connection, control: Stream, *, fresh: bool = False) -> str:
+        """Carry the tunnel over a connection until that ends, and say why it did. A newer call ends an older one.
+
+        `fresh`: the peer begins at zero, so this end does too.
+        """
         self.drop()
         async with self._free:
             if self.tunnel.state is State.CLOSED:
                 return "the rental has ended"
+            if fresh:
+                self.tunnel = self.tunnel.renewed(steady_ns())
             reason = "dropped"
             self.connection = connection
             try:
@@ -217,6 +229,7 @@ class TunnelDriver:
                 self._lanes[frame.lane].put(encode_data(frame))
             else:
                 self._control.put([encode_message(frame)])
+        self._moved.set()
         self._arm()
 
     def _arm(self) -> None:

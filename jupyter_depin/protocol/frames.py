@@ -177,6 +177,13 @@ class MessageDecoder(Generic[T]):
         self._decode = msgspec.msgpack.Decoder(kinds).decode
         self._buffer = bytearray()
 
+    @property
+    def missing(self) -> int:
+        """How many bytes at least are needed to complete the next message."""
+        if len(self._buffer) < _LENGTH.size:
+            return _LENGTH.size - len(self._buffer)
+        return int(_LENGTH.unpack_from(self._buffer)[0]) + _LENGTH.size - len(self._buffer)
+
     def feed(self, data: bytes) -> list[T]:
         """Take bytes as they come and return the messages they complete. Raises `RemoteProtocolError`."""
         self._buffer += data

@@ -65,10 +65,15 @@ class LeaseOpened(msgspec.Struct, frozen=True, tag="opened"):
 
 
 class AttachTunnel(msgspec.Struct, frozen=True, tag="attach"):
-    """Join this connection to the lease's tunnel. `signature`: the voucher key's over `attach_digest`."""
+    """Join this connection to the lease's tunnel. `signature`: the voucher key's over `attach_digest`.
+
+    `fresh`: the consumer's process restarted and remembers no sequence numbers; the tunnel begins anew, and what the
+    provider still holds for the consumer is sent again.
+    """
 
     channel_id: bytes
     signature: bytes
+    fresh: bool = False
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
@@ -76,7 +81,7 @@ class Attached(msgspec.Struct, frozen=True, tag="attached"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """No, and why: the code and facts of a `DepinError`. The connection may ask again."""
+    """No, and why: the code and facts of a `DepinError`. The consumer may ask again on the same connection."""
 
     code: str
     facts: dict[str, str]

@@ -62,7 +62,7 @@ class Tunnel:
 
     def __init__(self, *, grace_ns: int, now: int, ping_ns: int | None = None, limit: int = 64 << 20) -> None:
         self.state = State.DETACHED
-        self._grace_ns, self._ping_ns = grace_ns, ping_ns
+        self._grace_ns, self._ping_ns, self._limit = grace_ns, ping_ns, limit
         self._windows = {lane: Window(lane, limit) for lane in Lane}
         self._out: list[Frame] = []
         self._events: deque[Event] = deque()
@@ -154,6 +154,14 @@ class Tunnel:
                 self._nonce += 1
                 self._out.append(Ping(self._nonce))
             self._ping_at = now + self._ping_ns if silence >= self._ping_ns else self._heard_at + self._ping_ns
+
+    def renewed(self, now: int) -> Tunnel:
+        """A detached tunnel that begins at zero and holds what this one held, for a peer that lost its memory."""
+        fresh = Tunnel(grace_ns=self._grace_ns, now=now, ping_ns=self._ping_ns, limit=self._limit)
+        for window in self._windows.values():
+            for data in window.unacked:
+                fresh.send(window.lane, data.parts, now)
+        return fresh
 
     # -- what the driver asks it
 

@@ -1,0 +1,80 @@
+"""What the renter wants: `config.toml` in the depin folder of Jupyter's data folder, overridden by a kernel spec.
+
+    tickets = ["depin1…"]                 # providers that may be asked
+    address_book = "network.json"         # which chain, which contracts
+    max_rate_per_hour = "0.50"            # units of the asset
+    max_spend = "1.00"                    # per rental: locked as a deposit, the rest comes back
+    allowed_env = ["LANG", "TZ"]          # what the provider's kernel may know of this machine's environment
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.paths import jupyter_data_dir
+
+from jupyter_depin.errors import ConfigError, DamagedConfig
+
+
+def default_home() -> Path:
+    """Where the renter's keys, journal and settings lie: `$JUPYTER_DEPIN_HOME` or Jupyter's data folder."""
+    return Path(os.environ.get("JUPYTER_DEPIN_HOME") or Path(jupyter_data_dir()) / "depin")
+
+
+@dataclass(frozen=True)
+class ConsumerConfig:
+    """One renter's settings. Amounts are decimal text in units of the asset; times in seconds.
+
+    `loopback`: the rented machine is this one (an agent started on demand, an in-memory ledger, no money).
+    `max_seconds`: the longest that one rental may last.
+    """
+
+    home: Path
+    tickets: tuple[str, ...] = ()
+    address_book: str = "network.json"
+    max_rate_per_hour: str = "1"
+    max_spend: str = "1"
+    max_seconds: int = 24 * 3600
+    relays: tuple[str, ...] = ()
+    allowed_env: tuple[str, ...] = ("LANG", "LC_ALL", "TZ", "MPLBACKEND", "PYTHONHASHSEED")
+    settle_wait_s: int = 20
+    loopback: bool = False
+
+    @property
+    def journal(self) -> Path:
+        """The renter's journal."""
+        return self.home / "journal.sqlite"
+
+    @property
+    def wallet(self) -> Path:
+        """The renter's wallet key."""
+        return self.home / "wallet.key"
+
+    def filtered(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The part of an environment that a stranger's machine may see. Jupyter hands us all of it, secrets included."""
+        return {name: environment[name] for name in self.allowed_env if name in environment}
+
+    @classmethod
+    def load(cls, home: Path | None = None, **overrides: Any) -> ConsumerConfig:
+        """Read `config.toml`, if it is there; `overrides` that are not None win. Raises `DamagedConfig`."""
+        home = home or default_home()
+        path = home / "config.toml"
+        try:
+            values: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+            names = {f.name for f in fields(cls)} - {"home"}
+            for name, value in (values | overrides).items():
+                if name not in names:
+                    raise ConfigError(detail=f"there is no setting {name!r}")
+                if value is None:
+                    continue
+                values[name] = tuple(value) if isinstance(value, list) else value
+                if type(values[name]) is not type(getattr(cls, name)):
+                    raise ConfigError(detail=f"{name} is {value!r}, which is of the wrong kind")
+            return cls(home=home, **values)
+        except (OSError, ValueError, ConfigError) as error:
+            raise DamagedConfig(path=path, reason=error) from error

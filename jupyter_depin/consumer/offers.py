@@ -1,0 +1,54 @@
+"""Which offer to take. An offer counts only if its wallet signed it and the node that answers is the one it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jupyter_depin.errors import DepinError, LeaseRefused, OfferExpired, RateAboveCap, WrongAddress, WrongChain
+from jupyter_depin.keys import recover
+from jupyter_depin.protocol.identity import NodeId, Ticket, checksummed
+from jupyter_depin.protocol.market import Asset, Offer
+from jupyter_depin.protocol.messages import SignedOffer
+from jupyter_depin.protocol.money import Rate, format_amount
+
+
+def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, now: int) -> Offer:
+    """An offer that may be taken. `node`: the one that answered; `now`: Unix seconds.
+
+    Raises `WrongAddress`, `WrongChain`, `OfferExpired`, `VoucherRefused` (a bad signature).
+    """
+    offer = signed.offer
+    if offer.provider != ticket.provider or recover(offer.digest(), signed.signature) != offer.provider:
+        raise WrongAddress(found=checksummed(offer.provider), expected=checksummed(ticket.provider))
+    if offer.node != node:
+        raise WrongAddress(found=node.hex(), expected=offer.node.hex())
+    if offer.asset != asset:
+        raise WrongChain(
+            url="the provider", found=offer.asset.chain_id, expected=f"{asset.chain_id} ({asset.symbol})"
+        )
+    if offer.expires <= now:
+        raise OfferExpired(ago=f"{now - offer.expires} s")
+    return offer
+
+
+def ranked(
+    offers: Sequence[SignedOffer], *, ticket: Ticket, node: NodeId, asset: Asset, cap: Rate, now: int
+) -> list[Offer]:
+    """The offers that may be taken, cheapest first; raises why the last one may not if there is none."""
+    good: list[Offer] = []
+    failure: DepinError = LeaseRefused(reason="it offers nothing")
+    for signed in offers:
+        try:
+            offer = checked(signed, ticket=ticket, node=node, asset=asset, now=now)
+            if offer.rate > cap:
+                raise RateAboveCap(
+                    rate=f"{format_amount(offer.rate, asset.decimals)} {asset.symbol}",
+                    cap=f"{format_amount(cap, asset.decimals)} {asset.symbol}",
+                )
+        except DepinError as error:
+            failure = error
+        else:
+            good.append(offer)
+    if not good:
+        raise failure
+    return sorted(good, key=lambda offer: offer.rate)

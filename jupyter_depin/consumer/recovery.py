@@ -1,0 +1,79 @@
+"""Rentals that a process left unsettled, because it was killed or the network was away, are settled by the next one.
+
+The journal says what was signed. If the provider has collected meanwhile, only the receipt is missing; if it still
+serves, the lease is taken up once more and ended properly; otherwise it stays pending and is looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+
+from jupyter_depin.consumer.backend import Backend
+from jupyter_depin.consumer.opening import OpenedLease
+from jupyter_depin.consumer.rental import Rental
+from jupyter_depin.drivers.clock import unix_ns
+from jupyter_depin.drivers.settlement import confirm
+from jupyter_depin.errors import DepinError
+from jupyter_depin.journal import LeaseRecord
+from jupyter_depin.keys import Wallet
+from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.money import Amount
+
+log = logging.getLogger(__name__)
+
+_PROVIDER_S = 10
+"""How long a provider may take to answer for a rental that is over anyway."""
+
+
+async def recover(backend: Backend, on_change: Callable[[Rental], None]) -> int:
+    """Settle what can be settled now; returns how many are left. Called at the first rental and by `rentals`."""
+    left = 0
+    journal = backend.journal
+    for record in [*journal.open_leases("payer"), *journal.unsettled("payer")]:
+        if not journal.claim(record.channel_id):
+            continue
+        try:
+            await _settle(record, backend, on_change)
+        except DepinError as error:
+            left += 1
+            log.warning("rental=%s is still not settled: %s", record.channel_id.hex(), error)
+            journal.release(record.channel_id)
+    return left
+
+
+async def _settle(record: LeaseRecord, backend: Backend, on_change: Callable[[Rental], None]) -> None:
+    try:
+        await confirm(record.channel_id, ledger=backend.ledger, journal=backend.journal)
+        backend.journal.end(record.channel_id, EndReason.PROVIDER_STOPPED.value, record.served_ns)
+        return
+    except DepinError as error:
+        log.info("rental=%s %s", record.channel_id.hex(), error)
+    voucher = backend.journal.voucher(record.channel_id)
+    opened = OpenedLease(
+        offer=record.offer,
+        deposit=record.deposit,
+        channel_id=record.channel_id,
+        key=Wallet(record.voucher_key),
+        address=record.address,
+        paid=voucher.voucher.amount if voucher else Amount(0),
+        elapsed_ns=unix_ns() - record.ready_ns if record.ready_ns else 0,
+    )
+    rental = Rental(
+        opened=opened,
+        config=replace(backend.config, settle_wait_s=_PROVIDER_S),
+        endpoint=backend.endpoint,
+        ledger=backend.ledger,
+        journal=backend.journal,
+        kernel_id=record.kernel_id,
+        on_change=on_change,
+        recovered=True,
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rental.run)
+        await rental.settle(EndReason.STOPPED_BY_USER)
+    if rental.failure is not None:
+        raise rental.failure

@@ -1,0 +1,394 @@
+"""One rented kernel, from the lease to the receipt. Owns its tasks; `runtime` owns it.
+
+The local channels outlive what is behind them: a cut link, a restarted kernel and a lost provider look to a Jupyter
+client like a slow, a restarted and a dead kernel. Everything that a caller waits for ends: with the answer, with the
+rental, or with the caller's own patience; nothing waits for the network alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+
+import anyio
+
+from jupyter_depin.chain import Ledger
+from jupyter_depin.channels import ClientSide, LocalInfo
+from jupyter_depin.consumer.config import ConsumerConfig
+from jupyter_depin.consumer.opening import OpenedLease
+from jupyter_depin.drivers.clock import steady_ns, unix_ns
+from jupyter_depin.drivers.handshake import ask
+from jupyter_depin.drivers.meter import PayerDriver
+from jupyter_depin.drivers.settlement import confirm
+from jupyter_depin.drivers.tunnel import TunnelDriver
+from jupyter_depin.errors import DepinError, LeaseEnded, LeaseError, RemoteProtocolError, TransportError
+from jupyter_depin.journal import Journal
+from jupyter_depin.lifecycle import EndReason, Lifecycle, State
+from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.identity import checksummed
+from jupyter_depin.protocol.messages import (
+    Attached,
+    AttachTunnel,
+    End,
+    Ended,
+    KernelExited,
+    Launch,
+    Launched,
+    LaunchFailed,
+    Paused,
+    Settled,
+    SettleFailed,
+    Signal,
+    Unpaused,
+    decode_fact,
+    decode_to_payer,
+    encode,
+)
+from jupyter_depin.protocol.money import NS_PER_SECOND
+from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.protocol.status import RentalStatus
+from jupyter_depin.protocol.voucher import attach_digest
+from jupyter_depin.transport import Connection, Endpoint, Stream
+from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
+from jupyter_depin.tunnel.machine import Tunnel
+
+log = logging.getLogger(__name__)
+
+_PING_NS = 3 * NS_PER_SECOND
+_DIAL_S = 4.0
+_REDIAL_S = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+class Rental:
+    """The consumer's live object for one lease. All methods run on the runtime's loop.
+
+    `on_change(rental)` is called whenever something that is shown has moved; `on_end(rental)` once, when the lease is
+    over for a reason that nobody here asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        opened: OpenedLease,
+        config: ConsumerConfig,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        journal: Journal,
+        kernel_id: str,
+        on_change: Callable[[Rental], None],
+        recovered: bool = False,
+    ) -> None:
+        self._opened, self._config = opened, config
+        self._endpoint, self._ledger, self._journal = endpoint, ledger, journal
+        self._on_change = on_change
+        self.channel_id, self.kernel_id = opened.channel_id, kernel_id
+        self._fresh = recovered
+        offer = opened.offer
+        self._lifecycle = Lifecycle(steady_ns(), State.RECONNECTING if recovered else State.STARTING)
+        self._since_ns = unix_ns()
+        self._driver = TunnelDriver(
+            Tunnel(grace_ns=offer.grace_s * NS_PER_SECOND, now=steady_ns(), ping_ns=_PING_NS),
+            opens=True,
+            on_message=self._received,
+            on_event=self._tunnel_event,
+        )
+        self._meter = PayerDriver(
+            offer=offer,
+            cap=opened.deposit,
+            channel_id=self.channel_id,
+            key=opened.key,
+            journal=journal,
+            send=lambda word: self._driver.send(Lane.PAYMENT, encode(word)),
+            on_change=self._changed,
+            on_cap=lambda: None,
+        )
+        if recovered:
+            self._meter.restore(opened.paid, opened.elapsed_ns)
+        self._client_side: ClientSide | None = None
+        self._epoch = 0
+        self._launching: anyio.Event | None = None
+        self._launch_error: DepinError | None = None
+        self._exited = anyio.Event()
+        self._exit_status: int | None = 0
+        self._paused = False
+        self._over = anyio.Event()
+        self._provider_ended = anyio.Event()
+        self._provider_settled = anyio.Event()
+        self._finished = anyio.Event()
+        self.receipt: Receipt | None = None
+        self.failure: DepinError | None = None
+
+    # -- what the provisioner asks; poll reads memory only
+
+    @property
+    def over(self) -> bool:
+        """Whether the lease is ending or has ended."""
+        return self._over.is_set()
+
+    @property
+    def reason(self) -> EndReason | None:
+        """Why it is over."""
+        return self._lifecycle.reason
+
+    def poll(self) -> int | None:
+        """The kernel's exit status, or None while it runs as far as is known. A cut link is no death."""
+        return self._exit_status
+
+    async def wait_exit(self) -> int:
+        """Wait for the kernel's end."""
+        await self._exited.wait()
+        return self._exit_status or 0
+
+    async def launch(self, local: LocalInfo, *, env: dict[str, str], argv: tuple[str, ...] | None, cwd: str | None) -> None:
+        """Start a kernel, for the first time or again in the same lease. Raises why it could not be started."""
+        if self._over.is_set():
+            raise self._ended_error()
+        if self._client_side is None or self._client_side.info != local:
+            if self._client_side is not None:
+                self._client_side.close()
+            self._client_side = ClientSide(local, self._from_client)
+        self._epoch += 1
+        self._exited, self._exit_status = anyio.Event(), None
+        self._launching, self._launch_error = anyio.Event(), None
+        order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
+        self._driver.send(Lane.LEASE, encode(order))
+        await self._launching.wait()
+        if self._launch_error is not None:
+            self._kernel_gone(1)
+            raise self._launch_error
+
+    def signal(self, signum: int) -> None:
+        """Pass a signal on. One that ends the kernel counts as done here at once: a dead link must not hold it up."""
+        if self._exit_status is None:
+            self._driver.send(Lane.LEASE, encode(Signal(self._epoch, signum)))
+            if signum == getattr(signal, "SIGKILL", 9):
+                self._kernel_gone(-signum)
+
+    async def settle(self, reason: EndReason) -> None:
+        """End the lease and return when it is settled, or known to be pending (`failure` says why)."""
+        self._end(reason)
+        await self._finished.wait()
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Keep the link, the meter and the channels until the lease is over, then settle. Started by the runtime."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_link)
+                await self._over.wait()
+                with anyio.move_on_after(self._config.settle_wait_s):
+                    await self._say_goodbye()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._end(EndReason.STOPPED_BY_USER)
+            with anyio.move_on_after(self._config.settle_wait_s, shield=True):
+                await self._conclude()
+            self._driver.close()
+            if self._client_side is not None:
+                self._client_side.close()
+            self._move(State.ENDED)
+            self._finished.set()
+            self._changed()
+
+    async def _say_goodbye(self) -> None:
+        if not self._provider_ended.is_set():
+            self._driver.send(Lane.LEASE, encode(End(str(self.reason))))
+            await self._provider_ended.wait()
+        await self._provider_settled.wait()
+
+    async def _conclude(self) -> None:
+        reason = self.reason or EndReason.STOPPED_BY_USER
+        self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
+        try:
+            self.receipt = await confirm(self.channel_id, ledger=self._ledger, journal=self._journal)
+            self.failure = None
+        except DepinError as error:
+            self.failure = error
+            log.warning("rental=%s is not settled yet: %s", self.channel_id.hex(), error)
+
+    async def _keep_link(self) -> None:
+        attempt = 0
+        first: tuple[Connection, Stream] | None = self._opened.link
+        while True:
+            try:
+                if first is not None:
+                    connection, control = first
+                    first = None
+                else:
+                    with anyio.fail_after(_DIAL_S):
+                        connection = await self._endpoint.connect(self._opened.address)
+                        control = await connection.open_stream()
+                try:
+                    with anyio.fail_after(_DIAL_S):
+                        await ask(control, self._attach_request(), Attached)
+                    self._fresh, attempt = False, 0
+                    reason = await self._driver.carry(connection, control)
+                    log.info("rental=%s link ended: %s", self.channel_id.hex(), reason)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await connection.close("done")
+            except (TransportError, RemoteProtocolError, TimeoutError) as error:
+                log.debug("rental=%s no link: %s", self.channel_id.hex(), error)
+            except LeaseError as error:
+                log.warning("rental=%s %s", self.channel_id.hex(), error)
+                self._end(EndReason.PROVIDER_LOST_KERNEL)
+                self._provider_ended.set()
+                self._provider_settled.set()
+                return
+            if not self._over.is_set():
+                self._move(State.RECONNECTING)
+            await anyio.sleep(_REDIAL_S[min(attempt, len(_REDIAL_S) - 1)])
+            attempt += 1
+
+    def _attach_request(self) -> AttachTunnel:
+        digest = attach_digest(self._opened.offer.asset.domain, self.channel_id, self._endpoint.node)
+        return AttachTunnel(self.channel_id, self._opened.key.sign(digest), self._fresh)
+
+    # -- what arrives
+
+    def _from_client(self, lane: Lane, parts: list[Part]) -> None:
+        self._driver.send(lane, self._epoch.to_bytes(4, "big"), *parts)
+
+    def _received(self, lane: Lane, parts: Sequence[Part]) -> None:
+        if lane is Lane.PAYMENT:
+            self._meter.receive(decode_to_payer(bytes(parts[0])))
+        elif lane is Lane.LEASE:
+            self._fact(bytes(parts[0]))
+        elif self._client_side is not None:
+            self._client_side.deliver(lane, parts)
+
+    def _fact(self, word: bytes) -> None:
+        match decode_fact(word):
+            case Launched(epoch=epoch):
+                if epoch == self._epoch and self._launching is not None:
+                    if not self._journal.started(self.channel_id):
+                        self._journal.start(self.channel_id, unix_ns())
+                    self._meter.start()
+                    self._launching.set()
+                    self._move(State.RUNNING)
+            case LaunchFailed(epoch=epoch) as failed:
+                if epoch == self._epoch and self._launching is not None:
+                    self._launch_error = DepinError.from_wire(failed.code, failed.facts)
+                    self._launching.set()
+            case KernelExited(epoch=epoch, status=status):
+                if epoch == self._epoch:
+                    self._kernel_gone(status)
+            case Paused():
+                self._paused = True
+                self._move(State.PAUSED)
+            case Unpaused():
+                self._paused = False
+                self._move(State.RUNNING)
+            case Ended(reason=reason):
+                self._provider_ended.set()
+                self._end(EndReason(reason) if reason in set(EndReason) else EndReason.PROVIDER_STOPPED)
+            case Settled():
+                self._provider_settled.set()
+            case SettleFailed() as failed:
+                self.failure = DepinError.from_wire(failed.code, failed.facts)
+                self._provider_settled.set()
+        self._changed()
+
+    def _tunnel_event(self, event: Event) -> None:
+        match event:
+            case Opened():
+                if self._lifecycle.state is State.RECONNECTING:
+                    self._move(State.PAUSED if self._paused else State.RUNNING)
+            case Closed(expired=True):
+                self._end(EndReason.UNREACHABLE)
+                self._provider_ended.set()
+                self._provider_settled.set()
+            case LaneFull() | LaneDrained():
+                if self._client_side is not None:
+                    self._client_side.pause(isinstance(event, LaneFull))
+            case _:
+                pass
+
+    # -- its end
+
+    def _end(self, reason: EndReason) -> None:
+        if not self._over.is_set():
+            self._move(State.ENDING, reason)
+            self._over.set()
+            if self._client_side is not None and self._exit_status is None and reason not in _QUIET:
+                self._client_side.say(f"[jupyter-depin] {self._ended_error()}")
+            if self._launching is not None and not self._launching.is_set():
+                self._launch_error = self._ended_error()
+                self._launching.set()
+            self._kernel_gone(1)
+
+    def _kernel_gone(self, status: int) -> None:
+        if self._exit_status is None:
+            self._exit_status = status
+            self._exited.set()
+
+    def _ended_error(self) -> DepinError:
+        return LeaseEnded(reason=REASONS.get(self.reason or EndReason.STOPPED_BY_USER, "it was stopped"))
+
+    # -- what is shown
+
+    def _move(self, state: State, reason: EndReason | None = None) -> None:
+        if self._lifecycle.state is not state and self._lifecycle.may(state):
+            self._lifecycle.to(state, reason, steady_ns())
+            self._since_ns = unix_ns()
+            self._changed()
+
+    def _changed(self) -> None:
+        self._on_change(self)
+
+    def status(self) -> RentalStatus:
+        """How it stands, for every edge."""
+        offer = self._opened.offer
+        path = self._driver.connection.path() if self._driver.connection is not None else None
+        reason = self._lifecycle.reason
+        facts: dict[str, str] = {}
+        if self.failure is not None:
+            facts = {"pending": str(self.failure)}
+        receipt = self.receipt
+        return RentalStatus(
+            id=self.channel_id.hex(),
+            kernel_id=self.kernel_id,
+            state=self._lifecycle.state.value,
+            reason=(reason.value, facts) if reason else (("arrears", {}) if self._paused else None),
+            provider=checksummed(offer.provider),
+            node=offer.node.hex(),
+            title=offer.title,
+            rate_per_hour=offer.rate,
+            symbol=offer.asset.symbol,
+            decimals=offer.asset.decimals,
+            served_ns=self._meter.served_ns,
+            spent=self._meter.paid,
+            cap=self._opened.deposit,
+            bytes_up=self._driver.bytes_up,
+            bytes_down=self._driver.bytes_down,
+            rtt_ms=path.rtt_ms if path else None,
+            relayed=path.relayed if path else None,
+            receipt=None
+            if receipt is None
+            else {
+                "paid": receipt.collected_on_chain,
+                "refunded": receipt.refunded,
+                "served_ns": receipt.served_ns,
+                "transaction": receipt.transactions[-1].id if receipt.transactions else "",
+            },
+            since=self._since_ns / 1e9,
+        )
+
+
+_QUIET = frozenset({EndReason.STOPPED_BY_USER, EndReason.KERNEL_SHUTDOWN})
+
+REASONS: dict[EndReason, str] = {
+    EndReason.STOPPED_BY_USER: "you stopped it",
+    EndReason.KERNEL_SHUTDOWN: "the kernel was shut down",
+    EndReason.PROVIDER_STOPPED: "the provider stopped it",
+    EndReason.ARREARS: "it stayed unpaid for too long",
+    EndReason.CAP_REACHED: "your limit for this rental is used up",
+    EndReason.LEASE_OVER: "the agreed time is over",
+    EndReason.UNREACHABLE: "the provider could not be reached any more",
+    EndReason.START_FAILED: "the kernel could not be started",
+    EndReason.PROVIDER_LOST_KERNEL: "the provider's machine restarted and lost the kernel",
+}
+
+

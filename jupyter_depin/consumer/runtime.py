@@ -1,0 +1,190 @@
+"""The one loop thread per process on which every rental lives, and the door to it.
+
+A blocking kernel manager runs its loop only during calls; a meter on that loop would stand still in between. So links
+and meters have a thread of their own, and callers cross over in `Runtime.call`. At the process's end every rental is
+settled before the thread goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from jupyter_depin.consumer.backend import Backend, connect
+from jupyter_depin.consumer.config import ConsumerConfig
+from jupyter_depin.consumer.opening import open_lease
+from jupyter_depin.consumer.recovery import recover
+from jupyter_depin.consumer.rental import Rental
+from jupyter_depin.errors import RentalNotFound
+from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.status import RentalStatus
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Listener = Callable[[RentalStatus], None]
+
+_EXIT_S = 30
+_KEPT = 50
+"""Ended rentals whose last status is still shown."""
+
+
+class Runtime:
+    """The process's rentals. `get()` is the only way to one."""
+
+    _instance: Runtime | None = None
+    _guard = threading.Lock()
+
+    @classmethod
+    def get(cls) -> Runtime:
+        """This process's runtime, started if need be (anew in a forked child, which has no threads)."""
+        with cls._guard:
+            if cls._instance is None or cls._instance._pid != os.getpid():
+                cls._instance = cls()
+            return cls._instance
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.SelectorEventLoop()
+        self._ready = threading.Event()
+        self._tasks: TaskGroup
+        self._stop: anyio.Event
+        self._backends: dict[ConsumerConfig, Backend] = {}
+        self._connecting: anyio.Lock
+        self._rentals: dict[str, Rental] = {}
+        self._statuses: dict[str, RentalStatus] = {}
+        self._listeners: list[Listener] = []
+        self._thread = threading.Thread(target=self._run, name="jupyter-depin", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        atexit.register(self._at_exit)
+
+    # -- from any thread
+
+    def submit(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> Future[T]:
+        """Run an async function on the loop thread."""
+
+        async def run() -> T:
+            return await function(*arguments)
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop)
+
+    async def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """The same, awaited from a loop of one's own. Called by the provisioner and the server's handlers."""
+        return await asyncio.wrap_future(self.submit(function, *arguments))
+
+    def soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call something on the loop thread and don't wait."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def snapshot(self) -> list[RentalStatus]:
+        """Every rental of this process, newest last."""
+        return list(self._statuses.values())
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Be told of every change, on the loop thread. Returns the way to stop it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    async def settle(self, rental_id: str) -> RentalStatus:
+        """Stop a rental for its user and return how it stands then. Raises `RentalNotFound`."""
+        rental = self._rentals.get(rental_id)
+        if rental is None:
+            raise RentalNotFound(rental=rental_id)
+        await self.call(rental.settle, EndReason.STOPPED_BY_USER)
+        return self._statuses[rental_id]
+
+    # -- on the loop thread
+
+    async def rent(self, config: ConsumerConfig, kernel_id: str) -> Rental:
+        """Open a lease and take it into keeping. Called through `call`. Raises why it could not be had."""
+        backend = await self._backend(config)
+        opened = await open_lease(
+            backend.config,
+            endpoint=backend.endpoint,
+            ledger=backend.ledger,
+            wallet=backend.wallet,
+            journal=backend.journal,
+            kernel_id=kernel_id,
+        )
+        rental = Rental(
+            opened=opened,
+            config=backend.config,
+            endpoint=backend.endpoint,
+            ledger=backend.ledger,
+            journal=backend.journal,
+            kernel_id=kernel_id,
+            on_change=self._changed,
+        )
+        self._rentals[opened.channel_id.hex()] = rental
+        self._changed(rental)
+        self._tasks.start_soon(self._keep, rental)
+        return rental
+
+    async def recover(self, config: ConsumerConfig) -> int:
+        """Settle what earlier processes left behind; returns how many rentals are still pending."""
+        backend = await self._backend(config, recovering=False)
+        return await recover(backend, self._changed)
+
+    async def _backend(self, config: ConsumerConfig, *, recovering: bool = True) -> Backend:
+        async with self._connecting:
+            backend = self._backends.get(config)
+            if backend is not None and not backend.alive():
+                await backend.close()
+                backend = None
+            if backend is None:
+                backend = self._backends[config] = await connect(config)
+                if recovering and not config.loopback:
+                    self._tasks.start_soon(recover, backend, self._changed)
+            return backend
+
+    async def _keep(self, rental: Rental) -> None:
+        try:
+            await rental.run()
+        except Exception:
+            log.exception("rental=%s failed", rental.channel_id.hex())
+        finally:
+            self._rentals.pop(rental.channel_id.hex(), None)
+            for old in [i for i in self._statuses if i not in self._rentals][:-_KEPT]:
+                del self._statuses[old]
+
+    def _changed(self, rental: Rental) -> None:
+        status = rental.status()
+        self._statuses[status.id] = status
+        for listener in tuple(self._listeners):
+            listener(status)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._main())
+
+    async def _main(self) -> None:
+        self._stop, self._connecting = anyio.Event(), anyio.Lock()
+        async with anyio.create_task_group() as self._tasks:
+            self._ready.set()
+            await self._stop.wait()
+            async with anyio.create_task_group() as settling:
+                for rental in list(self._rentals.values()):
+                    settling.start_soon(rental.settle, EndReason.STOPPED_BY_USER)
+            self._tasks.cancel_scope.cancel()
+        for backend in self._backends.values():
+            await backend.close()
+
+    def _at_exit(self) -> None:
+        if self._pid == os.getpid() and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(_EXIT_S)
+
+
+def rentals() -> Runtime:
+    """The process's rentals, as the server extension wants them."""
+    return Runtime.get()

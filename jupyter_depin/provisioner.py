@@ -1,0 +1,223 @@
+"""The hook by which any Jupyter program starts a rented kernel: a kernel provisioner.
+
+It translates Jupyter's calls into calls to the runtime and keeps only what those calls need. Most of what looks odd
+here answers a trap of the contract:
+
+- `poll` reads memory: it is called ten times a second during a shutdown, and one "dead" too many would cost a second
+  rental.
+- The lease is given back in `cleanup(restart=False)` alone, for `kill` and `terminate` say `restart=False` even
+  during restarts.
+- A restart keeps the lease, the tunnel and the local sockets. `quit()` is such a restart.
+- A lease that is over must show a *dead* kernel: raising from a relaunch would leave a zombie that looks alive. So a
+  relaunch that fails returns normally, `poll` tells the truth, and the restarter is told not to try again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from traitlets import List, Unicode
+
+from jupyter_depin.channels import LocalInfo
+from jupyter_depin.consumer.config import ConsumerConfig
+from jupyter_depin.consumer.rental import Rental
+from jupyter_depin.consumer.runtime import Runtime
+from jupyter_depin.errors import DepinError
+from jupyter_depin.lifecycle import EndReason
+
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+log = logging.getLogger(__name__)
+
+
+def local_info(info: KernelConnectionInfo) -> LocalInfo:
+    """Connection info, as Jupyter writes it, in our own form. Called before every launch."""
+    found: dict[str, Any] = dict(info)
+    key = found.get("key", b"")
+
+    def text(name: str) -> bytes | None:
+        value = found.get(name)
+        return value.encode() if isinstance(value, str) else value
+
+    return LocalInfo(
+        transport=found["transport"],
+        ip=found["ip"],
+        ports={channel: found[f"{channel}_port"] for channel in CHANNELS},
+        key=key.encode() if isinstance(key, str) else key,
+        signature_scheme=found.get("signature_scheme") or "hmac-sha256",
+        curve_publickey=text("curve_publickey"),
+        curve_secretkey=text("curve_secretkey"),
+    )
+
+
+class DepinProvisioner(LocalProvisioner):
+    """Starts kernels on machines that other people rent out. Named `depin-provisioner` in kernel specs.
+
+    Only the connection file and the local ports are LocalProvisioner's; there is no process on this machine.
+    """
+
+    home = Unicode("", config=True, help="Folder with keys, journal and config.toml; empty: the default one.")
+    tickets = List(Unicode(), config=True, help="Providers that may be asked, instead of those in config.toml.")
+    max_rate_per_hour = Unicode("", config=True, help="The most that an hour may cost, in units of the asset.")
+    max_spend = Unicode("", config=True, help="The most that one rental may cost, in units of the asset.")
+
+    _rental: Rental | None = None
+    _failed = False
+
+    # -- what is asked about the "process"
+
+    @property
+    def has_process(self) -> bool:
+        """Asserted by the kernel manager right after a launch."""
+        return self._rental is not None
+
+    async def poll(self) -> int | None:
+        """None while the kernel runs as far as is known. Called all the time; reads memory only."""
+        if self._rental is None:
+            return 0
+        status = self._rental.poll()
+        if status is not None and (self._failed or self._rental.over):
+            self._let_die()
+        return status
+
+    async def wait(self) -> int | None:
+        """Wait for the kernel's end. Called by the manager while it shuts down."""
+        if self._rental is None:
+            return 0
+        status = await Runtime.get().call(self._rental.wait_exit)
+        return status
+
+    async def send_signal(self, signum: int) -> None:
+        """Pass a signal on; 0 asks nothing. Called for interrupts, and before each shutdown."""
+        if self._rental is not None and signum:
+            Runtime.get().soon(self._rental.signal, signum)
+
+    async def kill(self, restart: bool = False) -> None:
+        """Kill the kernel, not the lease."""
+        await self._signal_and_wait(getattr(signal, "SIGKILL", 9))
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Ask the kernel to end, not the lease."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def _signal_and_wait(self, signum: int) -> None:
+        if self._rental is not None:
+            rental = self._rental
+
+            async def deliver() -> None:
+                rental.signal(signum)
+
+            await Runtime.get().call(deliver)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Give the lease back, unless this is a restart. Called by the manager after the kernel's end."""
+        if not restart and self._rental is not None:
+            rental, self._rental = self._rental, None
+            await Runtime.get().call(rental.settle, EndReason.STOPPED_BY_USER)
+            if rental.failure is not None:
+                self.log.warning("%s", rental.failure)
+        await super().cleanup(restart=restart)
+
+    # -- starting
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Rent, if there is no lease yet, and start a kernel in it. The first failure is raised, for Jupyter shows it."""
+        runtime = Runtime.get()
+        first = self._rental is None
+        try:
+            if self._rental is None:
+                self._rental = await runtime.call(runtime.rent, self.settings(), self.kernel_id)
+            await runtime.call(self._launch, self._rental, cmd, kwargs)
+        except DepinError as error:
+            if first:
+                rental, self._rental = self._rental, None
+                if rental is not None:
+                    await runtime.call(rental.settle, EndReason.START_FAILED)
+                raise
+            self.log.error("%s", error)
+            self._failed = True
+        except BaseException:
+            if first and self._rental is not None:
+                rental, self._rental = self._rental, None
+                runtime.submit(rental.settle, EndReason.START_FAILED)
+            raise
+        return self.connection_info
+
+    async def _launch(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
+        environment = dict(kwargs.get("env") or os.environ)
+        await rental.launch(
+            local_info(self.connection_info), env=self.settings().filtered(environment), argv=None, cwd=None
+        )
+
+    def settings(self) -> ConsumerConfig:
+        """The renter's configuration with this kernel spec's wishes on top. Raises `DamagedConfig`."""
+        return ConsumerConfig.load(
+            Path(self.home) if self.home else None,
+            tickets=tuple(self.tickets) or None,
+            max_rate_per_hour=self.max_rate_per_hour or None,
+            max_spend=self.max_spend or None,
+        )
+
+    def _let_die(self) -> None:
+        restarter = getattr(self.parent, "_restarter", None)
+        if restarter is not None:
+            restarter.restart_limit = 0
+
+    # -- what does not apply to a kernel that is elsewhere
+
+    def resolve_path(self, path_str: str) -> str | None:
+        """The kernel's files are not on this machine."""
+        return None
+
+    def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
+        """Half of it is for the polite way; a far kernel needs its round trips."""
+        return max(recommended, 10.0)
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """What a manager may store about the kernel: the rental's name, and the connection info as text."""
+        info: dict[str, Any] = await super().get_provisioner_info()
+        info.pop("pid", None)
+        info.pop("pgid", None)
+        info.pop("ip", None)
+        if self._rental is not None:
+            info["rental"] = self._rental.channel_id.hex()
+        return info
+
+
+class LoopbackProvisioner(DepinProvisioner):
+    """Makes every kernel a rented one from an agent on this machine: real transport, in-memory ledger, nothing to set up.
+
+    `JUPYTER_DEFAULT_PROVISIONER_NAME=depin-loopback` points any Jupyter program here. The agent trusts this process and
+    so runs the kernel spec's own command.
+    """
+
+    def settings(self) -> ConsumerConfig:
+        """One fixed configuration: the process's own agent."""
+        return ConsumerConfig(home=Path(), loopback=True, max_spend="100000")
+
+    async def _launch(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
+        environment = dict(kwargs.get("env") or os.environ)
+        environment.pop("JPY_PARENT_PID", None)
+        argv = tuple(arg.replace(self._connection_file(), "{connection_file}") for arg in cmd)
+        self.cwd = kwargs.get("cwd") or os.getcwd()
+        await rental.launch(local_info(self.connection_info), env=environment, argv=argv, cwd=str(self.cwd))
+
+    def _connection_file(self) -> str:
+        return os.path.realpath(getattr(self.parent, "connection_file", "") or "\0")
+
+    def resolve_path(self, path_str: str) -> str | None:
+        """The kernel shares this machine's files."""
+        found: str | None = LocalProvisioner.resolve_path(self, path_str)
+        return found
+
+    def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
+        """The kernel is near."""
+        return recommended
+
+

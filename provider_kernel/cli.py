@@ -1,0 +1,158 @@
+"""`provider-kernel start`: lend this machine's kernels. Standard output carries one line, for programs: the ticket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+from anyio.abc import TaskStatus
+
+from jupyter_depin.chain import Ledger
+from jupyter_depin.chain.shared import LedgerAddress, serve
+from jupyter_depin.errors import ConfigError, DepinError
+from jupyter_depin.journal import Journal
+from jupyter_depin.keys import Wallet, load_or_create_node_secret
+from jupyter_depin.protocol.identity import NodeId, checksummed, node_id
+from jupyter_depin.protocol.money import parse_amount
+from jupyter_depin.transport import Endpoint
+from jupyter_depin.transport.iroh import bind
+from provider_kernel.agent import Agent
+from provider_kernel.config import ProviderConfig
+from provider_kernel.sandbox import Sandbox
+from provider_kernel.sandbox.choice import choose
+
+_PLAY_MONEY = 2**70
+_LOOPBACK_SLOTS = 256
+"""A test suite may hold many kernels at once; on one's own machine nobody is kept out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status. An error is one sentence on standard error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(message)s")
+    status = 0
+    try:
+        anyio.run(_start, options)
+    except* DepinError as failures:
+        print(f"provider-kernel: {failures.exceptions[0]}", file=sys.stderr)
+        status = 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="provider-kernel", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    start = commands.add_parser("start", help="lend kernels until Ctrl-C")
+    start.add_argument("--home", type=Path, default=Path("~/.local/share/provider-kernel"), help="keys, journal, provider.toml")
+    start.add_argument("--listen", help="UDP address, such as 0.0.0.0:7979")
+    start.add_argument("--address-book", help="JSON file that names the chain and its contracts")
+    start.add_argument("--sandbox", choices=["auto", "bubblewrap", "none"])
+    start.add_argument("--loopback", metavar="NODE", help="serve this one node only, on a ledger in memory")
+    start.add_argument("--log-level", default="warning")
+    return parser
+
+
+async def _start(options: argparse.Namespace) -> None:
+    home: Path = options.home.expanduser()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    loopback = node_id(bytes.fromhex(options.loopback)) if options.loopback else None
+    overrides = {"listen": options.listen, "address_book": options.address_book, "sandbox": options.sandbox}
+    if loopback:
+        overrides |= {"listen": "127.0.0.1:0", "sandbox": "none", "slots": _LOOPBACK_SLOTS, "title": "This machine"}
+    config = ProviderConfig.load(home, **overrides)
+    sandbox = choose(config.sandbox)
+    sandbox.check()
+    wallet = Wallet.load_or_create(config.path("wallet.key"))
+    secret = load_or_create_node_secret(config.path("node.key"))
+    journal = Journal(config.path("journal.sqlite"))
+    async with anyio.create_task_group() as tasks, _ledger(config, bool(loopback)) as ledger:
+        address: LedgerAddress | None = None
+        if loopback:
+            address = await tasks.start(_serve_ledger, ledger)
+        endpoint = await bind(secret=secret, listen=config.listen, relays=config.relays)
+        await _register(ledger, wallet, endpoint, config)
+        agent = Agent(
+            config=config,
+            endpoint=endpoint,
+            ledger=ledger,
+            wallet=wallet,
+            journal=journal,
+            sandbox=sandbox,
+            trusted=frozenset([loopback]) if loopback else _trusted(config),
+        )
+        tasks.start_soon(_stop_on_signal, agent)
+        if loopback:
+            tasks.start_soon(_stop_on_end_of_input, agent)
+        _announce(agent, sandbox, address)
+        await agent.run()
+        tasks.cancel_scope.cancel()
+
+
+async def _serve_ledger(ledger: Ledger, *, task_status: TaskStatus[LedgerAddress]) -> None:
+    await serve(ledger, secrets.token_hex(16), task_status=task_status)
+
+
+@asynccontextmanager
+async def _ledger(config: ProviderConfig, loopback: bool) -> AsyncIterator[Ledger]:
+    ledger: Ledger
+    if loopback:
+        from jupyter_depin.chain.memory import MemoryLedger
+
+        ledger = MemoryLedger(gift=_PLAY_MONEY)
+    else:
+        from jupyter_depin.chain.addresses import AddressBook
+        from jupyter_depin.chain.evm import EvmLedger
+
+        ledger = EvmLedger(AddressBook.load(config.path(config.address_book)))
+    try:
+        await ledger.check()
+        yield ledger
+    finally:
+        with anyio.CancelScope(shield=True):
+            await ledger.close()
+
+
+async def _register(ledger: Ledger, wallet: Wallet, endpoint: Endpoint, config: ProviderConfig) -> None:
+    """Make sure that the registry names this node; that is how consumers know it is this wallet's."""
+    record = await ledger.provider(wallet.address)
+    if record is None or not record.active or record.node != endpoint.node:
+        stake = parse_amount("0" if record and record.active else config.stake, ledger.asset.decimals)
+        await ledger.register(wallet, endpoint.node, stake)
+
+
+def _trusted(config: ProviderConfig) -> frozenset[NodeId]:
+    try:
+        return frozenset(node_id(bytes.fromhex(text)) for text in config.trusted_nodes)
+    except ValueError as error:
+        raise ConfigError(detail=f"trusted_nodes: {error}") from error
+
+
+def _announce(agent: Agent, sandbox: Sandbox, address: LedgerAddress | None) -> None:
+    ready = {"ticket": str(agent.ticket), "provider": checksummed(agent.ticket.provider), "sandbox": sandbox.name}
+    if address is not None:
+        ready["ledger"] = msgspec.to_builtins(address)
+    print(json.dumps(ready), flush=True)
+
+
+async def _stop_on_signal(agent: Agent) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            agent.stop()
+
+
+async def _stop_on_end_of_input(agent: Agent) -> None:
+    # The parent holds the other end; when it dies, however it dies, the pipe ends.
+    while await anyio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
+        pass
+    agent.stop()
