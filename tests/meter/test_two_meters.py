@@ -5,6 +5,7 @@ What must hold, in words:
   2. The kernel is never owed for more than it truly ran.
   3. Vouchers never pass the cap, never fall, and never pass the true time by more than the tolerance.
   4. Two honest ends that hear each other at the end agree to the base unit.
+  5. While two honest ends hear each other nothing stays paused, and nothing but the cap or the length ends the lease.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from jupyter_depin.meter.payee import Payee
 from jupyter_depin.meter.payee import State as PayeeState
 from jupyter_depin.meter.payer import DRIFT, Payer
 from jupyter_depin.protocol.money import Amount, Rate, owed
+from jupyter_depin.protocol.reason import EndReason
 from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
 
 S = 10**9
@@ -61,6 +63,7 @@ class TwoMeters(RuleBasedStateMachine):
         self.vouchers: deque[int] = deque()
         self.signed = [0]
         self.caps_told = 0
+        self.ended_for = None
         self.payee.start(0)
         self.lag = lag
         self.payer_started = False
@@ -76,8 +79,9 @@ class TwoMeters(RuleBasedStateMachine):
                     self.runs = False
                 case UnpauseKernel():
                     self.runs = True
-                case EndLease(_, served):
+                case EndLease(reason, served):
                     self.runs = False
+                    self.ended_for = reason
                     assert served == self.payee.served_ns(self.now)
                 case VoucherAccepted(voucher):
                     assert voucher.voucher.amount == self.payee.paid
@@ -130,10 +134,36 @@ class TwoMeters(RuleBasedStateMachine):
     def lose_voucher(self):
         self.vouchers.popleft()
 
+    @precondition(lambda self: len(self.claims) > 1)
+    @rule()
+    def reorder_claims(self):
+        self.claims.rotate(1)
+
     @precondition(lambda self: len(self.vouchers) > 1)
     @rule()
     def reorder_vouchers(self):
         self.vouchers.rotate(1)
+
+    @rule(ticks=st.integers(1, 12))
+    def link_holds(self, ticks):
+        self.one_tick()
+        was_over = self.payee.state is PayeeState.ENDED
+        for _ in range(ticks):
+            self.one_tick()
+        if not (self.payee_lies or self.payer_lies):
+            assert self.payee.state is not PayeeState.PAUSED
+            assert (
+                self.payee.arrears(self.now) <= owed(self.rate, TICK) + 1
+                or self.payee.state is PayeeState.ENDED
+            )
+            assert was_over or self.ended_for in (None, EndReason.CAP_REACHED, EndReason.LEASE_OVER)
+
+    def one_tick(self):
+        self.wait(TICK)
+        while self.claims:
+            self.deliver_claim()
+        while self.vouchers:
+            self.deliver_voucher()
 
     # -- what must hold
 
