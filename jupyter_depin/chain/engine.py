@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from eth.abc import BlockAPI, BlockHeaderAPI, ComputationAPI, SignedTransactionAPI
 from eth.chains.base import MiningChain
@@ -32,13 +32,20 @@ CHAIN_ID = 31337
 FUNDING = 1000 * 10**18
 """Wei that one funding gives."""
 
+_T = TypeVar("_T")
 _GAS_LIMIT = 30_000_000
 _EMPTY_TRIE = keccak256(b"\x80")
 
 
+class _Vm(PragueVM):  # type: ignore[misc]
+    @classmethod
+    def validate_header(cls, header: BlockHeaderAPI, parent_header: BlockHeaderAPI) -> None:
+        """Called by py-evm for each block made here; its only complaint would be two blocks in one second."""
+
+
 class _Chain(MiningChain):  # type: ignore[misc]
     chain_id = CHAIN_ID
-    vm_configuration = ((0, PragueVM),)
+    vm_configuration = ((0, _Vm),)
 
     def create_header_from_parent(self, parent_header: BlockHeaderAPI, **params: Any) -> BlockHeaderAPI:
         # A constant limit: the protocol would let it drift towards what blocks use.
@@ -112,8 +119,8 @@ class Engine:
         return self._chain.get_canonical_head()
 
     def pending_time(self) -> int:
-        """The time that the next block gets: the wall's, or a second after the last block where that is later."""
-        return max(int(self._clock()) + self._offset, int(self.head.timestamp) + 1)
+        """The time that the next block gets: the wall's. Several blocks may share a second, as on rollups."""
+        return max(int(self._clock()) + self._offset, int(self.head.timestamp))
 
     # -- changes
 
@@ -229,19 +236,26 @@ class Engine:
     def call(
         self, sender: bytes, to: bytes, data: bytes, value: int, gas: int | None, number: int | None
     ) -> bytes:
-        """Run a call as if it were in the block after `number`, for the newest block at the time that is now."""
+        """Run a call on top of block `number`; on top of the newest one, at the time that is now."""
         call = self._spoofed(sender, to, data, value, gas)
-        return bytes(self._guarded(lambda: self._chain.get_transaction_result(call, self._parent(number))))
+
+        def run() -> bytes:
+            computation = self._state_above(number).costless_execute_transaction(call)
+            computation.raise_if_error()
+            return bytes(computation.output)
+
+        return self._guarded(run)
 
     def estimate(self, sender: bytes, to: bytes, data: bytes, value: int) -> int:
         """Gas that a call needs."""
         call = self._spoofed(sender, to, data, value, None)
-        return int(self._guarded(lambda: self._chain.estimate_gas(call, self._parent(None))))
+        return self._guarded(lambda: int(self._chain.gas_estimator(self._state_above(None), call)))
 
-    def _parent(self, number: int | None) -> BlockHeaderAPI:
-        # py-evm runs a call one second after the header that it gets.
-        header = self.header(number)
-        return header.copy(timestamp=self.pending_time() - 1) if number is None else header
+    def _state_above(self, number: int | None) -> Any:
+        below = self.header(number)
+        at = self.pending_time() if number is None else below.timestamp
+        header = self._chain.create_header_from_parent(below).copy(timestamp=at, base_fee_per_gas=0)
+        return self._chain.get_vm(at_header=header).state
 
     def _spoofed(
         self, sender: bytes, to: bytes, data: bytes, value: int, gas: int | None
@@ -253,7 +267,7 @@ class Engine:
         return SpoofTransaction(unsigned, from_=sender)
 
     @staticmethod
-    def _guarded(run: Callable[[], Any]) -> Any:
+    def _guarded(run: Callable[[], _T]) -> _T:
         try:
             return run()
         except Revert as error:

@@ -44,7 +44,7 @@ def _hex(value: bytes) -> str:
 class MemoryLedger:
     """`Ledger` without a chain.
 
-    `clock` gives Unix seconds; `advance` puts it forward.
+    `clock` gives Unix seconds; `advance` puts it forward. Every wallet begins with `gift` base units.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class MemoryLedger:
         challenge_s: int = 24 * 3600,
         settle_s: int = 24 * 3600,
         min_stake: int = 0,
+        gift: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._asset = asset
@@ -62,7 +63,7 @@ class MemoryLedger:
         self._min_stake = min_stake
         self._clock = clock
         self._ahead = 0
-        self._wallets: defaultdict[Address, int] = defaultdict(int)
+        self._wallets: defaultdict[Address, int] = defaultdict(lambda: gift)
         self._escrows: defaultdict[Address, int] = defaultdict(int)
         self._leases: dict[bytes, _Lease] = {}
         self._providers: dict[Address, ProviderRecord] = {}
