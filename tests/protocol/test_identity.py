@@ -1,0 +1,101 @@
+"""Nodes, wallets, tickets: checked at the door, the same after a round trip."""
+
+from __future__ import annotations
+
+import base64
+
+import msgspec
+import pytest
+from eth_utils import to_checksum_address
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_depin.errors import BadTicket, ConfigError
+from jupyter_depin.protocol.eip712 import Domain
+from jupyter_depin.protocol.identity import (
+    Address,
+    Binding,
+    NodeAddress,
+    NodeId,
+    Ticket,
+    address,
+    checksummed,
+    node_id,
+    parse_address,
+)
+
+ADDRESSES = st.binary(min_size=20, max_size=20).map(Address)
+NODES = st.binary(min_size=32, max_size=32).map(NodeId)
+TICKETS = st.builds(
+    Ticket,
+    st.builds(NodeAddress, NODES, st.none() | st.text(), st.lists(st.text(), max_size=4).map(tuple)),
+    ADDRESSES,
+)
+
+
+@pytest.mark.parametrize("length", [0, 19, 21, 31, 33])
+def test_a_name_of_the_wrong_length_is_refused(length):
+    for check in (node_id, address):
+        with pytest.raises(ConfigError):
+            check(bytes(length))
+
+
+@given(ADDRESSES)
+def test_the_text_of_an_address_is_everybodys(value):
+    text = checksummed(value)
+    assert text == to_checksum_address(value)
+    for form in (text, text.lower(), "0x" + text[2:].upper(), text[2:]):
+        assert parse_address(form) == value
+
+
+def test_a_mistyped_address_is_noticed():
+    good = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+    assert checksummed(parse_address(good)) == good
+    for bad in (good.replace("F", "f", 1), good[:-1], good + "0", "0x" + "zz" * 20, "", "0x"):
+        with pytest.raises(ConfigError):
+            parse_address(bad)
+
+
+@given(TICKETS)
+def test_a_ticket_survives_being_copied(ticket):
+    text = str(ticket)
+    assert "\n" not in text
+    assert Ticket.parse(f"  {text}\n") == ticket
+
+
+@given(st.text(max_size=40))
+def test_any_other_text_is_a_bad_ticket(text):
+    for attempt in (text, "depin1" + text):
+        with pytest.raises(BadTicket):
+            Ticket.parse(attempt)
+
+
+@given(TICKETS, st.data())
+def test_half_a_ticket_is_a_bad_ticket(ticket, data):
+    text = str(ticket)
+    cut = data.draw(st.integers(0, len(text) - 1))
+    with pytest.raises(BadTicket):
+        Ticket.parse(text[:cut])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(bytes(31), None, (), bytes(20)), (bytes(32), None, (), bytes(19)), (bytes(32), None), {}, "x" * 40],
+)
+def test_a_ticket_of_the_wrong_shape_is_refused(row):
+    with pytest.raises(BadTicket):
+        Ticket.parse("depin1" + base64.urlsafe_b64encode(msgspec.msgpack.encode(row)).decode())
+
+
+def test_a_binding_binds_each_of_its_parts():
+    wallet, node = Address(b"\x01" * 20), NodeId(b"\x02" * 32)
+    here = Domain(1, b"\x03" * 20)
+    digests = {
+        Binding(wallet, node, 5).digest(here),
+        Binding(Address(b"\x09" * 20), node, 5).digest(here),
+        Binding(wallet, NodeId(b"\x09" * 32), 5).digest(here),
+        Binding(wallet, node, 6).digest(here),
+        Binding(wallet, node, 5).digest(Domain(2, b"\x03" * 20)),
+        Binding(wallet, node, 5).digest(Domain(1, b"\x04" * 20)),
+    }
+    assert len(digests) == 6
