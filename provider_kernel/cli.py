@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--address-book", help="JSON file that names the chain and its contracts")
     start.add_argument("--sandbox", choices=["auto", "bubblewrap", "none"])
     start.add_argument("--loopback", metavar="NODE", help="serve this one node only, on a ledger in memory")
+    start.add_argument("--with-parent", action="store_true", help="end when standard input does")
     start.add_argument("--log-level", default="warning")
     return parser
 
@@ -92,7 +93,7 @@ async def _start(options: argparse.Namespace) -> None:
             trusted=frozenset([loopback]) if loopback else _trusted(config),
         )
         tasks.start_soon(_stop_on_signal, agent)
-        if loopback:
+        if loopback or options.with_parent:
             tasks.start_soon(_stop_on_end_of_input, agent)
         _announce(agent, sandbox, address)
         await agent.run()

@@ -148,8 +148,8 @@ def _listen(port: int) -> list[socket.socket]:
     return [listener]
 
 
-async def serve(port: int, state: Path | None, fund: list[Address]) -> None:
-    """Run the chain until SIGTERM or SIGINT. Port 0 takes any free one. Raises `PortInUse`, `DamagedConfig`."""
+async def serve(port: int, state: Path | None, fund: list[Address], *, with_parent: bool = False) -> None:
+    """Run the chain until SIGTERM or SIGINT, and `with_parent` until standard input ends. Port 0 takes any free one. Raises `PortInUse`, `DamagedConfig`."""
     sockets = _listen(port)  # before the replay: two programs must not write one file
     if state is not None:
         history = StateFile.open(state)
@@ -166,6 +166,8 @@ async def serve(port: int, state: Path | None, fund: list[Address]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if with_parent:
+        asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 4096) or stop.set())
     ready = {"url": f"http://{HOST}:{sockets[0].getsockname()[1]}", "chain_id": CHAIN_ID}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
@@ -182,10 +184,12 @@ def main() -> None:
         "--state", type=Path, help="file that keeps the chain; without it nothing outlives the program"
     )
     parser.add_argument("--fund", action="append", default=[], help="address that gets 1000 ETH for fees")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input does")
     options = parser.parse_args()
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     try:
-        asyncio.run(serve(options.port, options.state, [parse_address(text) for text in options.fund]))
+        fund = [parse_address(text) for text in options.fund]
+        asyncio.run(serve(options.port, options.state, fund, with_parent=options.with_parent))
     except DepinError as error:
         sys.exit(str(error))
 

@@ -98,9 +98,10 @@ class Runtime:
     async def settle(self, rental_id: str) -> RentalStatus:
         """Stop a rental for its user and return how it stands then. Raises `RentalNotFound`."""
         rental = self._rentals.get(rental_id)
-        if rental is None:
+        if rental is not None:
+            await self.call(rental.settle, EndReason.STOPPED_BY_USER)
+        if rental_id not in self._statuses:
             raise RentalNotFound(rental=rental_id)
-        await self.call(rental.settle, EndReason.STOPPED_BY_USER)
         return self._statuses[rental_id]
 
     # -- on the loop thread
