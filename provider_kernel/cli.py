@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 import msgspec
 from anyio.abc import TaskStatus
 
@@ -154,6 +153,7 @@ async def _stop_on_signal(agent: Agent) -> None:
 
 async def _stop_on_end_of_input(agent: Agent) -> None:
     # The parent holds the other end; when it dies, however it dies, the pipe ends.
-    while await anyio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
-        pass
-    agent.stop()
+    while True:
+        await anyio.wait_readable(0)
+        if not os.read(0, 4096):
+            return agent.stop()

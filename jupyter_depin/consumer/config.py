@@ -67,11 +67,10 @@ class ConsumerConfig:
         try:
             values: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
             names = {f.name for f in fields(cls)} - {"home"}
-            for name, value in (values | overrides).items():
+            wishes = {name: value for name, value in overrides.items() if value is not None}
+            for name, value in (values | wishes).items():
                 if name not in names:
                     raise ConfigError(detail=f"there is no setting {name!r}")
-                if value is None:
-                    continue
                 values[name] = tuple(value) if isinstance(value, list) else value
                 if type(values[name]) is not type(getattr(cls, name)):
                     raise ConfigError(detail=f"{name} is {value!r}, which is of the wrong kind")
