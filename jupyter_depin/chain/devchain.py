@@ -149,7 +149,10 @@ def _listen(port: int) -> list[socket.socket]:
 
 
 async def serve(port: int, state: Path | None, fund: list[Address], *, with_parent: bool = False) -> None:
-    """Run the chain until SIGTERM or SIGINT, and `with_parent` until standard input ends. Port 0 takes any free one. Raises `PortInUse`, `DamagedConfig`."""
+    """Run the chain until SIGTERM or SIGINT, or, `with_parent`, until standard input ends. Port 0 takes any free one.
+
+    Raises `PortInUse`, `DamagedConfig`.
+    """
     sockets = _listen(port)  # before the replay: two programs must not write one file
     if state is not None:
         history = StateFile.open(state)
@@ -166,8 +169,13 @@ async def serve(port: int, state: Path | None, fund: list[Address], *, with_pare
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def heard() -> None:
+        if not os.read(0, 4096):
+            stop.set()
+
     if with_parent:
-        asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 4096) or stop.set())
+        asyncio.get_running_loop().add_reader(0, heard)
     ready = {"url": f"http://{HOST}:{sockets[0].getsockname()[1]}", "chain_id": CHAIN_ID}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()

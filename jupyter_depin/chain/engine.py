@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from eth.abc import BlockAPI, BlockHeaderAPI, ComputationAPI, SignedTransactionAPI
 from eth.chains.base import MiningChain
 from eth.db import get_db_backend
-from eth.exceptions import HeaderNotFound, Revert, VMError
+from eth.exceptions import HeaderNotFound, PyEVMError, Revert, VMError
 from eth.vm.forks import PragueVM
 from eth.vm.forks.shanghai.withdrawals import Withdrawal
 from eth.vm.spoof import SpoofTransaction
@@ -126,16 +126,12 @@ class Engine:
 
     def send(self, raw: bytes) -> bytes:
         """Mine one signed transaction; returns its hash."""
-        try:
-            transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
-            sender = transaction.sender
-        except (RLPException, ValidationError, ValueError, IndexError) as error:
-            raise Refused(f"malformed transaction: {error}", -32602) from error
+        transaction = self._decoded(raw)
         if transaction.hash in self.mined:
             raise Refused("already known")
         if transaction.chain_id != CHAIN_ID:
             raise Refused("invalid chain id for signer")
-        nonce = self.nonce(sender)
+        nonce = self.nonce(transaction.sender)
         if transaction.nonce != nonce:
             low = transaction.nonce < nonce
             raise Refused(
@@ -181,8 +177,16 @@ class Engine:
                 self._chain.mine_block(**seal)
         self.changes.append(change)
 
+    def _decoded(self, raw: bytes) -> SignedTransactionAPI:
+        try:
+            transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
+            transaction.check_signature_validity()
+        except (PyEVMError, RLPException, ValidationError, ValueError, IndexError) as error:
+            raise Refused(f"malformed transaction: {error}", -32602) from error
+        return transaction
+
     def _mine_transaction(self, raw: bytes, seal: dict[str, Any]) -> None:
-        transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
+        transaction = self._decoded(raw)
         try:
             _, receipt, computation = self._chain.apply_transaction(transaction)
         except ValidationError as error:

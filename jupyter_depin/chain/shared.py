@@ -103,7 +103,7 @@ async def _answer(ledger: Ledger, secret: str, call: _Call) -> _Result | _Failur
     if not hmac.compare_digest(call.secret, secret) or call.method not in _METHODS:
         return _Failure(ChainUnreachable.code, {"url": "this ledger"})
     try:
-        arguments = list(msgspec.msgpack.decode(call.arguments, type=_METHODS[call.method][0]))
+        arguments = list(msgspec.json.decode(call.arguments, type=_METHODS[call.method][0]))
         if call.method in _SIGNED:
             arguments[0] = _Caller(Address(arguments[0]))
         if call.method == "settle":
@@ -112,7 +112,7 @@ async def _answer(ledger: Ledger, secret: str, call: _Call) -> _Result | _Failur
             value = await getattr(ledger, call.method)(*arguments)
     except DepinError as error:
         return _Failure(error.code, error.facts)
-    return _Result(msgspec.Raw(msgspec.msgpack.encode(value)))
+    return _Result(msgspec.Raw(msgspec.json.encode(value)))
 
 
 class SharedLedger:
@@ -195,7 +195,7 @@ class SharedLedger:
             self._stream = None
 
     async def _call(self, method: str, *arguments: object) -> Any:
-        call = _Call(self._address.secret, method, msgspec.Raw(msgspec.msgpack.encode(arguments)))
+        call = _Call(self._address.secret, method, msgspec.Raw(msgspec.json.encode(arguments)))
         async with self._turn:
             try:
                 if self._stream is None:
@@ -216,4 +216,4 @@ class SharedLedger:
         answer = answers[0]
         if isinstance(answer, _Failure):
             raise DepinError.from_wire(answer.code, answer.facts)
-        return msgspec.msgpack.decode(answer.value, type=_METHODS[method][1])
+        return msgspec.json.decode(answer.value, type=_METHODS[method][1])

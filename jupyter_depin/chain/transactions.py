@@ -7,6 +7,7 @@ the lock is free again while receipts are awaited.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +99,7 @@ class Transactor:
                 if attempts < _ATTEMPTS and ("nonce" in message or "underpriced" in message):
                     account.next_nonce = 0  # another process sent from this wallet
                     continue
-                # "Already known": an answer was lost on the way, but not the transaction.
+                # "Already known": the answer was lost on the way and another node was asked.
                 if "already known" not in message:
                     raise TransactionFailed(action=action, reason=error) from error
             account.next_nonce = nonce + 1
@@ -111,7 +112,9 @@ class Transactor:
             if error.code != 3 and not error.data and "revert" not in str(error):
                 raise TransactionFailed(action=action, reason=error) from error
             raise from_revert(action, error.data, self._asset) from error
-        return estimate * 5 // 4 + 10_000  # state may move between the estimate and the block
+        # State may move between the estimate and the block. The random part makes two equal orders, from two programs
+        # with one wallet, two transactions; else the second would take the first for its own.
+        return estimate * 5 // 4 + 5_000 + secrets.randbelow(5_000)
 
     async def _fees(self) -> tuple[int, int]:
         block = await self._rpc.call("eth_getBlockByNumber", "latest", False)

@@ -52,6 +52,21 @@ def devchain() -> Iterator[Devchain]:
     assert chain.stop() == 0
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[..., Devchain]]:
+    """Start chains that end with the test."""
+    running: list[Devchain] = []
+
+    def run(*arguments: str) -> Devchain:
+        running.append(Devchain(*arguments))
+        return running[-1]
+
+    yield run
+    for chain in running:
+        chain.process.kill()
+        chain.process.communicate()
+
+
 @dataclass
 class World:
     """A ledger, wallets with money and fees, and a clock to push."""
