@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 
 from jupyter_depin.errors import KernelStartFailed
-from provider_kernel.sandbox import KernelCommand, Limits, cgroup, diagnosis, seccomp, view
+from provider_kernel.sandbox import KernelCommand, Limits, cgroup, diagnosis, foreign_user, seccomp, view
 from provider_kernel.sandbox.child import Child
 from provider_kernel.sandbox.confined import ConfinedKernel
 from provider_kernel.sandbox.connection import CHANNELS, connection_file, ipc_sockets, socket_paths
@@ -36,6 +36,7 @@ PASSED_ENVIRONMENT = re.compile(r"DEPIN_\w+|LANG|LC_\w+|TZ|MPL\w*|PYTHONHASHSEED
 KERNEL_MAIN = Path(__file__).with_name("kernel_main.py")
 SHOWN_KERNEL_MAIN = "/run/depin/kernel_main.py"
 SHOWN_CONNECTION_FILE = "/run/depin/connection.json"
+NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 OPEN_FILES = (4096, 16384)
 BACKLOG = 64
 TRIAL_S = 10
@@ -50,6 +51,7 @@ class BubblewrapSandbox:
         self._program = program
         self._home: cgroup.CgroupHome | None = None
         self._looked_for_home = False
+        self._users: int | None = None
 
     def check(self) -> None:
         """Start a Python in a sandbox and let it end. Raises `SandboxMissing` with the reason and the fix."""
@@ -61,12 +63,15 @@ class BubblewrapSandbox:
             raise diagnosis.too_old(found)
         if not seccomp.supported():
             raise diagnosis.no_filter(platform.machine())
+        if foreign_user.needed() and (programs := foreign_user.missing_programs()):
+            raise diagnosis.no_util_linux(programs)
         try:
             with ExitStack() as stack:
                 theirs = Inherited(stack)
-                words = theirs.arguments(Limits(), {}, {})
+                words = theirs.arguments(Limits(), {}, {}, self._foreign_users())
+                inside = [sys.executable, "-I", "-S", "-c", ""]
                 trial = subprocess.run(
-                    [program, "--args", str(theirs.content(words)), sys.executable, "-I", "-S", "-c", ""],
+                    [program, "--args", str(theirs.content(words)), "--", *_as_renter(inside)],
                     pass_fds=theirs.descriptors,
                     capture_output=True,
                     text=True,
@@ -98,7 +103,7 @@ class BubblewrapSandbox:
             "network": "none",
             "files": "in memory, sized",
             "system calls": f"filter of {len(seccomp.build_filter()) // 8} instructions",
-            "runs as": "root, shown as an ordinary user" if os.geteuid() == 0 else "the agent's user",
+            "runs as": "a user that nobody is" if foreign_user.needed() else "the agent's user",
         }
 
     async def start(self, command: KernelCommand, *, folder: Path, limits: Limits) -> ConfinedKernel:
@@ -108,7 +113,7 @@ class BubblewrapSandbox:
         kernel: ConfinedKernel | None = None
         with ExitStack() as ours:
             try:
-                kernel, ready, release = _spawn(program, command, folder, limits, ours)
+                kernel, ready, release = _spawn(program, command, folder, limits, self._foreign_users(), ours)
                 first = await kernel.first_process()
                 if home is not None:
                     kernel.group = home.make()
@@ -139,6 +144,12 @@ class BubblewrapSandbox:
             [self._find(), "--version"], capture_output=True, text=True, timeout=TRIAL_S, check=False
         )
         return diagnosis.version(told.stdout)
+
+    def _foreign_users(self) -> int | None:
+        """The user namespace of a root agent's kernels, made when it is first needed. Raises OSError."""
+        if self._users is None and foreign_user.needed():
+            self._users = foreign_user.make_namespace(view.USER_ID)
+        return self._users
 
     def _cgroup_home(self) -> cgroup.CgroupHome | None:
         """Looked for when it is first needed, because with version 2 that moves the agent."""
@@ -186,10 +197,34 @@ class Inherited:
             same.listen(BACKLOG)
         return descriptor
 
-    def arguments(self, limits: Limits, files: dict[str, bytes], environment: dict[str, str]) -> list[str]:
-        """The arguments for a kernel's view and its filter of system calls."""
-        words = view.arguments(limits, files=files, environment=environment, hand_over=self.content)
+    def arguments(
+        self, limits: Limits, files: dict[str, bytes], environment: dict[str, str], users: int | None
+    ) -> list[str]:
+        """The arguments for a kernel's namespaces, its view and its filter of system calls.
+
+        `users` is the user namespace that a root agent made; an ordinary agent has bubblewrap make one.
+        """
+        words = [*NAMESPACES, "--die-with-parent", "--new-session", "--hostname", "kernel", "--clearenv"]
+        words += ["--cap-drop", "ALL"]
+        if users is None:
+            words += [
+                "--unshare-user",
+                "--disable-userns",
+                "--uid",
+                str(view.USER_ID),
+                "--gid",
+                str(view.USER_ID),
+            ]
+        else:
+            words += ["--userns", str(self.own(os.dup(users)))]
+            words += [word for right in foreign_user.RIGHTS for word in ("--cap-add", right)]
+        words += view.arguments(limits, files=files, environment=environment, hand_over=self.content)
         return [*words, "--seccomp", str(self.content(seccomp.build_filter()))]
+
+
+def _as_renter(argv: list[str]) -> list[str]:
+    """What bubblewrap runs, to run `argv` as the renter: it has changed the user itself, except for a root agent."""
+    return [*foreign_user.becoming(view.USER_ID), *argv] if foreign_user.needed() else argv
 
 
 def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -202,7 +237,7 @@ def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _spawn(
-    program: str, command: KernelCommand, folder: Path, limits: Limits, ours: ExitStack
+    program: str, command: KernelCommand, folder: Path, limits: Limits, users: int | None, ours: ExitStack
 ) -> tuple[ConfinedKernel, socket.socket, int]:
     """Spawn a bubblewrap that is held back. Returns also where its first message arrives and where to let it go."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -232,11 +267,11 @@ def _spawn(
             SHOWN_KERNEL_MAIN: KERNEL_MAIN.read_bytes(),
             SHOWN_CONNECTION_FILE: connection_file(command, transport="ipc", ip="/tmp/.depin"),
         }
-        words = theirs.arguments(limits, files, passed_environment(command.env))
+        words = theirs.arguments(limits, files, passed_environment(command.env), users)
         words += ["--block-fd", str(held), "--json-status-fd", str(their_status)]
         inside = [sys.executable, "-P", SHOWN_KERNEL_MAIN, ready_word, *listening]
         process = subprocess.Popen(
-            [program, "--args", str(theirs.content(words)), "--", *inside],
+            [program, "--args", str(theirs.content(words)), "--", *_as_renter(inside)],
             pass_fds=theirs.descriptors,
             env={},
             stdin=subprocess.DEVNULL,

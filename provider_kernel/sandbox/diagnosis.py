@@ -51,6 +51,12 @@ def no_filter(machine: str) -> SandboxMissing:
     return SandboxMissing(reason=f"there is no filter of system calls for {machine}", fix=fix)
 
 
+def no_util_linux(programs: list[str]) -> SandboxMissing:
+    """A root agent finds no `unshare` or `setpriv`."""
+    fix = "Run the provider as an ordinary user, or install util-linux."
+    return SandboxMissing(reason=f"as root it also needs {' and '.join(programs)}", fix=fix)
+
+
 def private_environment(folder: str) -> SandboxMissing:
     """The Python environment contains the owner's home folder."""
     fix = "Install jupyter-depin in a virtual environment of its own: `python3 -m venv ~/depin`."

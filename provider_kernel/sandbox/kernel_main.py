@@ -57,8 +57,14 @@ def main() -> None:
     ready = descriptors.pop("ready")
     # A cell sees an ordinary kernel's arguments, and its programs inherit none of this.
     sys.argv = ["ipykernel_launcher.py", "-f", CONNECTION_FILE]
-    for descriptor in (ready, *descriptors.values()):
-        os.set_inheritable(descriptor, False)
+    keep = {0, 1, 2, ready, *descriptors.values()}
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if descriptor in keep:
+                os.set_inheritable(descriptor, descriptor <= 2)
+            else:
+                # What bubblewrap inherited for itself, such as the user namespace of a root agent.
+                os.close(descriptor)
     # A process group of its own: an interrupt then reaches the cell's programs too.
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)

@@ -1,11 +1,10 @@
-"""What a kernel sees of the machine: bubblewrap's arguments for its file system, its user and its names.
+"""What a kernel sees of the machine: bubblewrap's arguments for its files and its environment.
 
 Read-only `/usr` and the Python environment, an `/etc` of public and made-up files, and memory file systems with a size
 for everything that can be written. Not shown: home folders, `/etc` itself, `/run`, `/var`, `/sys`, devices.
 
 bubblewrap's own `/dev` is a writable memory file system without a size, so it is made read-only after `/dev/shm` is laid
-over it. So are `/proc` and every device: when the agent is root, the kernel's user is root to the machine's files, and
-could otherwise set `core_pattern`, or take everybody's right to `/dev/null` away.
+over it. So is `/proc`, in which nothing needs writing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from provider_kernel.sandbox import Limits
 
 HOME = "/home/renter"
-USER_ID = "1000"
+USER_ID = 1000
 
 SHOWN_OF_ETC = (
     "/etc/alternatives",
@@ -29,9 +28,6 @@ SHOWN_OF_ETC = (
     "/etc/pki/tls/certs",
     "/etc/ssl/certs",
 )
-DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
-"""The machine's own nodes that bubblewrap shows. A read-only mount forbids to change a node, not to write to it."""
-
 MADE_UP = {
     "/etc/passwd": f"root:x:0:0::/:/usr/sbin/nologin\nrenter:x:{USER_ID}:{USER_ID}::{HOME}:/bin/bash\n",
     "/etc/group": f"root:x:0:\nrenter:x:{USER_ID}:\n",
@@ -96,36 +92,42 @@ def arguments(
     `files` are shown besides those of `MADE_UP`; `hand_over` turns bytes into a descriptor that bubblewrap inherits.
     """
     prefixes = python_prefixes()
-    words = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL", "--new-session"]
-    words += ["--die-with-parent", "--hostname", "kernel", "--uid", USER_ID, "--gid", USER_ID, "--clearenv"]
-    words += ["--ro-bind", "/usr", "/usr"]
+    words = ["--ro-bind", "/usr", "/usr"]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(name):
             words += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):
             words += ["--ro-bind", name, name]
-    for path in SHOWN_OF_ETC:
-        words += ["--ro-bind-try", path, path]
     words += ["--proc", "/proc", "--dev", "/dev"]
     words += _memory_folder("/dev/shm", limits.shm, "1777")
     words += _memory_folder("/tmp", limits.tmp, "1777")
-    words += _memory_folder("/home", limits.home, "0755")
-    words += ["--perms", "0700", "--dir", HOME]
+    words += _way_to([HOME])
+    # Open to all, for a root agent's bubblewrap makes it as another user than the one who lives there.
+    words += _memory_folder(HOME, limits.home, "0777")
     # After the memory folders, for an environment may lie under /tmp or /home.
+    made = {path: text.encode() for path, text in MADE_UP.items()} | files
+    links = python_links(prefixes)
+    words += _way_to([*SHOWN_OF_ETC, *prefixes, *(link for link, _ in links), *made])
+    for path in SHOWN_OF_ETC:
+        words += ["--ro-bind-try", path, path]
     for prefix in prefixes:
         words += ["--ro-bind", prefix, prefix]
-    for link, target in python_links(prefixes):
+    for link, target in links:
         words += ["--symlink", target, link]
-    for path, content in {**{path: text.encode() for path, text in MADE_UP.items()}, **files}.items():
+    for path, content in made.items():
         words += ["--perms", "0444", "--ro-bind-data", str(hand_over(content)), path]
     path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
     for name, value in {**ENVIRONMENT, "PATH": path, **environment}.items():
         words += ["--setenv", name, value]
-    for path in (*(f"/dev/{device}" for device in DEVICES), "/dev", "/proc", "/"):
-        words += ["--remount-ro", path]
-    return [*words, "--chdir", HOME]
+    return [*words, "--chdir", HOME, "--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/"]
 
 
 def _memory_folder(path: str, size: int, permissions: str) -> list[str]:
     sized = ["--size", str(size)] if size else []
     return [*sized, "--perms", permissions, "--tmpfs", path]
+
+
+def _way_to(paths: list[str]) -> list[str]:
+    """Make the folders above `paths`; bubblewrap by itself makes them for its own user alone."""
+    above = {str(folder) for path in paths for folder in Path(path).parents} - {"/", "/tmp"}
+    return [word for folder in sorted(above) for word in ("--perms", "0755", "--dir", folder)]

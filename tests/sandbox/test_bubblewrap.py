@@ -21,7 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from jupyter_client import BlockingKernelClient
 
 from jupyter_depin.errors import SandboxMissing
-from provider_kernel.sandbox import KernelCommand, Limits, cgroup, seccomp, view
+from provider_kernel.sandbox import KernelCommand, Limits, cgroup, foreign_user, seccomp, view
 from provider_kernel.sandbox.bubblewrap import BubblewrapSandbox, passed_environment
 
 pytestmark = pytest.mark.sandbox
@@ -258,6 +258,15 @@ def test_it_cannot_signal_a_process_of_the_owner(cell, bystander):
 def test_it_cannot_end_the_sandboxs_first_process(cell):
     cell("os.kill(1, 9)")
     assert cell("print('alive')") == "alive"
+
+
+def test_the_kernel_of_a_root_agent_is_not_root_to_the_machine(cell):
+    cell("import time; marker = subprocess.Popen(['sleep', '86399'])")
+    inside = [p for p in psutil.process_iter(["cmdline", "uids"]) if p.info["cmdline"] == ["sleep", "86399"]]
+    assert [process.info["uids"].real for process in inside] == [
+        foreign_user.HOST_ID if os.geteuid() == 0 else os.getuid()
+    ]
+    cell("marker.kill(); marker.wait()")
 
 
 def test_it_has_no_privilege_and_gets_none(cell):
