@@ -188,7 +188,10 @@ class ClientSide:
             socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if self.info.curve_secretkey and self.info.curve_publickey:
             socket.curve_server = True
-            socket.curve_secretkey, socket.curve_publickey = self.info.curve_secretkey, self.info.curve_publickey
+            socket.curve_secretkey, socket.curve_publickey = (
+                self.info.curve_secretkey,
+                self.info.curve_publickey,
+            )
         try:
             with _translated(self.info.url(channel)):
                 socket.bind(self.info.url(channel))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ RATE = "0.36"
 MAX_SPEND = "0.72"
 _FUNDS = Amount(1_000_000_000)
 _STOP_S = 60
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 REAL = """\
 Real: the contracts, the signatures, the encrypted tunnel, the meter, the settlement, the sandbox where there is one.
@@ -75,7 +77,7 @@ def run_lab(*, port: int, browser: bool) -> int:
         (notebooks / "Welcome.ipynb").write_text(json.dumps(_welcome()), "utf-8")
         command = [
             sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", f"--ServerApp.port={port}",
-            f"--ServerApp.open_browser={browser}", f"--LabApp.default_url=/lab/tree/Welcome.ipynb",
+            f"--ServerApp.open_browser={browser}", "--LabApp.default_url=/lab/tree/Welcome.ipynb",
         ]  # fmt: skip
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
@@ -110,7 +112,9 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
     with started() as demo:
         os.environ.update(demo.environment())
         folder = str(path.resolve().parent)
-        client = NotebookClient(notebook, kernel_name=KERNEL_NAME, resources={"metadata": {"path": folder}}, timeout=None)
+        client = NotebookClient(
+            notebook, kernel_name=KERNEL_NAME, resources={"metadata": {"path": folder}}, timeout=None
+        )
         progress(f"Running {path.name} on the rented kernel …")
         try:
             client.execute()
@@ -146,33 +150,60 @@ def started() -> Iterator[Demo]:
         )  # fmt: skip
         progress("Deploying the contracts and funding the wallets …")
         anyio.run(_deploy, chain["url"], owner, renter, [consumer, provider])
-        (provider / "provider.toml").write_text(f'title = "CPU demo"\nrate_per_hour = "{RATE}"\nstake = "100"\n')
+        (provider / "provider.toml").write_text(
+            f'title = "CPU demo"\nrate_per_hour = "{RATE}"\nstake = "100"\n'
+        )
         progress("Starting the provider's agent …")
         agent = _child(
-            stack, "provider_kernel", "start", "--home", str(provider), "--listen", "127.0.0.1:0", "--with-parent"
+            stack,
+            "provider_kernel",
+            "start",
+            "--home",
+            str(provider),
+            "--listen",
+            "127.0.0.1:0",
+            "--with-parent",
         )
         (consumer / "config.toml").write_text(
             f'tickets = ["{agent["ticket"]}"]\nmax_rate_per_hour = "{RATE}"\nmax_spend = "{MAX_SPEND}"\n'
         )
         write_kernel_spec(folder / "jupyter" / "kernels" / KERNEL_NAME, consumer)
         if agent["sandbox"] == "none":
-            progress("No bubblewrap here: the kernel runs without a sandbox (`jupyter depin doctor` tells the fix).")
+            progress(
+                "No bubblewrap here: the kernel runs without a sandbox (`jupyter depin doctor` tells the fix)."
+            )
         progress(REAL)
         yield Demo(folder, consumer, folder / "jupyter", agent["sandbox"])
 
 
-def write_kernel_spec(folder: Path, home: Path, display_name: str = "Rented kernel (depin)") -> None:
-    """Write a kernel spec that rents; its `argv` works too, for clients that ignore provisioners."""
+def write_kernel_spec(
+    folder: Path, home: Path, display_name: str = "Rented kernel (depin)", tickets: Sequence[str] = ()
+) -> None:
+    """Write a kernel spec that rents; its `argv` works too, for clients that ignore provisioners.
+
+    `tickets`: the providers of this spec, instead of those in the home's config.toml.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {"home": str(home), **({"tickets": list(tickets)} if tickets else {})}
+    asked = [word for ticket in tickets for word in ("--ticket", ticket)]
     spec = {
-        "argv": [sys.executable, "-m", "jupyter_depin.kernel", "-f", "{connection_file}", "--home", str(home)],
+        "argv": [
+            sys.executable,
+            "-m",
+            "jupyter_depin.kernel",
+            "-f",
+            "{connection_file}",
+            "--home",
+            str(home),
+            *asked,
+        ],
         "display_name": display_name,
         "language": "python",
         "interrupt_mode": "message",
         "metadata": {
             "debugger": True,
             "supported_encryption": ["curve"],
-            "kernel_provisioner": {"provisioner_name": "depin-provisioner", "config": {"home": str(home)}},
+            "kernel_provisioner": {"provisioner_name": "depin-provisioner", "config": config},
         },
     }
     (folder / "kernel.json").write_text(json.dumps(spec, indent=1), "utf-8")
@@ -211,7 +242,9 @@ def describe(receipt: Receipt) -> str:
         **{f"Transaction ({t.kind})": t.id for t in receipt.transactions},
     }
     width = max(map(len, rows))
-    return "\n".join([f"Receipt · {receipt.title}", *(f"  {name:{width}}  {value}" for name, value in rows.items())])
+    return "\n".join(
+        [f"Receipt · {receipt.title}", *(f"  {name:{width}}  {value}" for name, value in rows.items())]
+    )
 
 
 def progress(text: str) -> None:
@@ -220,7 +253,7 @@ def progress(text: str) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
@@ -282,11 +315,13 @@ def _welcome() -> dict[str, Any]:
                 "# A kernel on somebody else's machine\n\nRun the cells. The status bar below shows what it costs; "
                 "a click on it stops and settles the rental."
             ),
-            v4.new_code_cell("import platform, sys\nprint('Hello from', platform.node(), sys.version.split()[0])"),
+            v4.new_code_cell(
+                "import platform, sys\nprint('Hello from', platform.node(), sys.version.split()[0])"
+            ),
             v4.new_code_cell("sum(i * i for i in range(1_000_000))"),
         ],
-        metadata={"kernelspec": {"name": KERNEL_NAME, "display_name": "Rented kernel (depin)", "language": "python"}},
+        metadata={
+            "kernelspec": {"name": KERNEL_NAME, "display_name": "Rented kernel (depin)", "language": "python"}
+        },
     )
     return dict(notebook)
-
-

@@ -26,7 +26,7 @@ class DepinError(Exception):
         cls.code = code
         DepinError._by_code[code] = cls
 
-    def __init__(self, **facts: object) -> None:
+    def __init__(self, /, **facts: object) -> None:
         # A docstring's first paragraph is for the user; what follows it is for the developer.
         self.facts: dict[str, str] = {name: str(value) for name, value in facts.items()}
         sentence = (
@@ -219,6 +219,10 @@ class JournalUnavailable(ConfigError):
 
 class DamagedKey(ConfigError):
     """The key file {path} is not a valid key ({reason}). Restore your backup; without it the money cannot be moved."""
+
+
+class NoNetwork(ConfigError):
+    """No payment network is set up: {path} is missing. `jupyter depin kernel TICKET --address-book FILE` sets one up."""
 
 
 class BadTicket(ConfigError):

@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="jupyter_depin.kernel", description=__doc__)
     parser.add_argument("-f", "--connection-file", type=Path, required=True)
     parser.add_argument("--home", type=Path, help="folder with keys, journal and config.toml")
-    parser.add_argument("--loopback", action="store_true", help="rent from an agent on this machine, without money")
+    parser.add_argument(
+        "--ticket", action="append", help="a provider to ask, instead of those in config.toml"
+    )
+    parser.add_argument(
+        "--loopback", action="store_true", help="rent from an agent on this machine, without money"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     try:
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    config = ConsumerConfig.load(options.home, loopback=options.loopback or None)
+    config = ConsumerConfig.load(options.home, loopback=options.loopback or None, tickets=options.ticket)
     info = _read(options.connection_file)
     runtime = Runtime.get()
     rental = await runtime.call(runtime.rent, config, uuid.uuid4().hex)
@@ -76,7 +81,9 @@ def _read(path: Path) -> LocalInfo:
     except (OSError, ValueError, KeyError) as error:
         raise DamagedConfig(path=path, reason=error) from error
     if not all(info.ports.values()):
-        raise KernelStartFailed(reason=f"{path} names no ports; the client that starts a kernel must choose them")
+        raise KernelStartFailed(
+            reason=f"{path} names no ports; the client that starts a kernel must choose them"
+        )
     return info
 
 

@@ -63,8 +63,12 @@ class DepinProvisioner(LocalProvisioner):
     """
 
     home = Unicode("", config=True, help="Folder with keys, journal and config.toml; empty: the default one.")
-    tickets = List(Unicode(), config=True, help="Providers that may be asked, instead of those in config.toml.")
-    max_rate_per_hour = Unicode("", config=True, help="The most that an hour may cost, in units of the asset.")
+    tickets = List(
+        Unicode(), config=True, help="Providers that may be asked, instead of those in config.toml."
+    )
+    max_rate_per_hour = Unicode(
+        "", config=True, help="The most that an hour may cost, in units of the asset."
+    )
     max_spend = Unicode("", config=True, help="The most that one rental may cost, in units of the asset.")
 
     _rental: Rental | None = None
@@ -90,8 +94,7 @@ class DepinProvisioner(LocalProvisioner):
         """Wait for the kernel's end. Called by the manager while it shuts down."""
         if self._rental is None:
             return 0
-        status = await Runtime.get().call(self._rental.wait_exit)
-        return status
+        return await Runtime.get().call(self._rental.wait_exit)
 
     async def send_signal(self, signum: int) -> None:
         """Pass a signal on; 0 asks nothing. Called for interrupts, and before each shutdown."""
@@ -219,5 +222,3 @@ class LoopbackProvisioner(DepinProvisioner):
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """The kernel is near."""
         return recommended
-
-

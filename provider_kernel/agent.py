@@ -10,6 +10,7 @@ import logging
 import secrets
 import shutil
 from dataclasses import dataclass
+
 import anyio
 from anyio.abc import TaskGroup
 
@@ -18,10 +19,8 @@ from jupyter_depin.drivers.clock import unix_now, unix_ns
 from jupyter_depin.drivers.handshake import answer, questions, refusal
 from jupyter_depin.drivers.settlement import collect
 from jupyter_depin.errors import (
-    ConnectionLost,
     DepinError,
     EmptyWallet,
-    LeaseEnded,
     LeaseRefused,
     NoFreeSlot,
     OfferExpired,
@@ -274,7 +273,10 @@ class Agent:
         if opening.deposit < needed:
             raise LeaseRefused(reason=f"a deposit of {opening.deposit} does not cover {needed}")
         channel_id = terms.channel_id(domain)
-        if recover(open_digest(domain, channel_id, opening.deposit, opening.open_by), opening.signature) != terms.payer:
+        if (
+            recover(open_digest(domain, channel_id, opening.deposit, opening.open_by), opening.signature)
+            != terms.payer
+        ):
             raise LeaseRefused(reason="the payer did not sign this opening")
         free = await self._ledger.escrow(terms.payer)
         if free < opening.deposit:
@@ -302,9 +304,7 @@ class Agent:
         tasks.start_soon(self._keep, tenancy)
         return LeaseOpened(transaction)
 
-    async def _attach(
-        self, request: AttachTunnel, connection: Connection, control: Stream
-    ) -> Tenancy | None:
+    async def _attach(self, request: AttachTunnel, connection: Connection, control: Stream) -> Tenancy | None:
         tenancy = self._tenancies.get(request.channel_id)
         try:
             if tenancy is None:
@@ -364,5 +364,3 @@ class Agent:
         for record in self._journal.open_leases("payee"):
             self._journal.end(record.channel_id, EndReason.PROVIDER_LOST_KERNEL.value, record.served_ns)
         shutil.rmtree(self._config.path("kernels"), ignore_errors=True)
-
-

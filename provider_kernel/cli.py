@@ -39,10 +39,9 @@ _LOOPBACK_SLOTS = 256
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status. An error is one sentence on standard error."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(message)s")
     status = 0
     try:
-        anyio.run(_start, options)
+        options.run(options)
     except* DepinError as failures:
         print(f"provider-kernel: {failures.exceptions[0]}", file=sys.stderr)
         status = 1
@@ -52,15 +51,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="provider-kernel", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    check = commands.add_parser("check", help="whether kernels can be sandboxed here")
+    check.set_defaults(run=_check)
     start = commands.add_parser("start", help="lend kernels until Ctrl-C")
-    start.add_argument("--home", type=Path, default=Path("~/.local/share/provider-kernel"), help="keys, journal, provider.toml")
+    start.add_argument(
+        "--home",
+        type=Path,
+        default=Path("~/.local/share/provider-kernel"),
+        help="keys, journal, provider.toml",
+    )
     start.add_argument("--listen", help="UDP address, such as 0.0.0.0:7979")
     start.add_argument("--address-book", help="JSON file that names the chain and its contracts")
     start.add_argument("--sandbox", choices=["auto", "bubblewrap", "none"])
     start.add_argument("--loopback", metavar="NODE", help="serve this one node only, on a ledger in memory")
     start.add_argument("--with-parent", action="store_true", help="end when standard input does")
     start.add_argument("--log-level", default="warning")
+    start.set_defaults(run=_run)
     return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    sandbox = choose("bubblewrap")
+    sandbox.check()
+    print(
+        ", ".join(f"{name} {value}" for name, value in {"sandbox": sandbox.name, **sandbox.facts()}.items())
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(message)s")
+    anyio.run(_start, options)
 
 
 async def _start(options: argparse.Namespace) -> None:
@@ -69,7 +89,12 @@ async def _start(options: argparse.Namespace) -> None:
     loopback = node_id(bytes.fromhex(options.loopback)) if options.loopback else None
     overrides = {"listen": options.listen, "address_book": options.address_book, "sandbox": options.sandbox}
     if loopback:
-        overrides |= {"listen": "127.0.0.1:0", "sandbox": "none", "slots": _LOOPBACK_SLOTS, "title": "This machine"}
+        overrides |= {
+            "listen": "127.0.0.1:0",
+            "sandbox": "none",
+            "slots": _LOOPBACK_SLOTS,
+            "title": "This machine",
+        }
     config = ProviderConfig.load(home, **overrides)
     sandbox = choose(config.sandbox)
     sandbox.check()
@@ -139,7 +164,11 @@ def _trusted(config: ProviderConfig) -> frozenset[NodeId]:
 
 
 def _announce(agent: Agent, sandbox: Sandbox, address: LedgerAddress | None) -> None:
-    ready = {"ticket": str(agent.ticket), "provider": checksummed(agent.ticket.provider), "sandbox": sandbox.name}
+    ready = {
+        "ticket": str(agent.ticket),
+        "provider": checksummed(agent.ticket.provider),
+        "sandbox": sandbox.name,
+    }
     if address is not None:
         ready["ledger"] = msgspec.to_builtins(address)
     print(json.dumps(ready), flush=True)

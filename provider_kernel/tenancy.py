@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -161,7 +162,9 @@ class Tenancy:
 
     def settled(self, receipt: Receipt) -> None:
         """Tell the consumer. Called also by the agent, when a later attempt to collect came through."""
-        self._say(Settled(receipt.collected_on_chain, receipt.transactions[-1].id if receipt.transactions else ""))
+        self._say(
+            Settled(receipt.collected_on_chain, receipt.transactions[-1].id if receipt.transactions else "")
+        )
 
     # -- the kernel
 
@@ -198,8 +201,9 @@ class Tenancy:
 
     async def _watch(self, kernel: SandboxedKernel, epoch: int) -> None:
         status = await kernel.wait()
+        # The last output is read before the end is told.
         while self._channels is not None and epoch == self._epoch and self._channels.pending():
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         self._say(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:

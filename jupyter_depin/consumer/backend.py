@@ -26,7 +26,7 @@ from jupyter_depin.chain import Ledger
 from jupyter_depin.chain.addresses import AddressBook
 from jupyter_depin.chain.shared import LedgerAddress, SharedLedger
 from jupyter_depin.consumer.config import ConsumerConfig
-from jupyter_depin.errors import KernelStartFailed
+from jupyter_depin.errors import KernelStartFailed, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.money import Amount
@@ -89,7 +89,9 @@ async def connect(config: ConsumerConfig) -> Backend:
 
 
 async def open_ledger(address_book: Path) -> Ledger:
-    """The ledger that an address book names. Raises `DamagedConfig`."""
+    """The ledger that an address book names. Raises `NoNetwork`, `DamagedConfig`."""
+    if not address_book.exists():
+        raise NoNetwork(path=address_book)
     book = AddressBook.load(address_book)
     evm: Any = await anyio.to_thread.run_sync(importlib.import_module, "jupyter_depin.chain.evm")
     ledger: Ledger = evm.EvmLedger(book)

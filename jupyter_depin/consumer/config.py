@@ -1,10 +1,10 @@
 """What the renter wants: `config.toml` in the depin folder of Jupyter's data folder, overridden by a kernel spec.
 
-    tickets = ["depin1…"]                 # providers that may be asked
-    address_book = "network.json"         # which chain, which contracts
-    max_rate_per_hour = "0.50"            # units of the asset
-    max_spend = "1.00"                    # per rental: locked as a deposit, the rest comes back
-    allowed_env = ["LANG", "TZ"]          # what the provider's kernel may know of this machine's environment
+tickets = ["depin1…"]                 # providers that may be asked
+address_book = "network.json"         # which chain, which contracts
+max_rate_per_hour = "0.50"            # units of the asset
+max_spend = "1.00"                    # per rental: locked as a deposit, the rest comes back
+allowed_env = ["LANG", "TZ"]          # what the provider's kernel may know of this machine's environment
 """
 
 from __future__ import annotations

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jupyter_depin.errors import DepinError, LeaseRefused, OfferExpired, RateAboveCap, WrongAddress, WrongChain
+from jupyter_depin.errors import (
+    DepinError,
+    LeaseRefused,
+    OfferExpired,
+    RateAboveCap,
+    WrongAddress,
+    WrongChain,
+)
 from jupyter_depin.keys import recover
 from jupyter_depin.protocol.identity import NodeId, Ticket, checksummed
 from jupyter_depin.protocol.market import Asset, Offer

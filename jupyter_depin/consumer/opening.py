@@ -16,7 +16,7 @@ import anyio
 from jupyter_depin.chain import Ledger
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.offers import ranked
-from jupyter_depin.drivers.clock import unix_ns, unix_now
+from jupyter_depin.drivers.clock import unix_now, unix_ns
 from jupyter_depin.drivers.handshake import ask
 from jupyter_depin.errors import (
     ConfigError,
@@ -41,7 +41,15 @@ from jupyter_depin.protocol.messages import (
     OffersGiven,
     OpenLease,
 )
-from jupyter_depin.protocol.money import NS_PER_SECOND, Amount, Rate, format_amount, owed, parse_amount
+from jupyter_depin.protocol.money import (
+    NOTHING,
+    NS_PER_SECOND,
+    Amount,
+    Rate,
+    format_amount,
+    owed,
+    parse_amount,
+)
 from jupyter_depin.transport import Connection, Endpoint, Stream
 
 log = logging.getLogger(__name__)
@@ -64,12 +72,18 @@ class OpenedLease:
     key: Wallet
     address: NodeAddress
     link: tuple[Connection, Stream] | None = None
-    paid: Amount = Amount(0)
+    paid: Amount = NOTHING
     elapsed_ns: int = 0
 
 
 async def open_lease(
-    config: ConsumerConfig, *, endpoint: Endpoint, ledger: Ledger, wallet: Signer, journal: Journal, kernel_id: str
+    config: ConsumerConfig,
+    *,
+    endpoint: Endpoint,
+    ledger: Ledger,
+    wallet: Signer,
+    journal: Journal,
+    kernel_id: str,
 ) -> OpenedLease:
     """Rent from the first provider that will. Called by the runtime. Raises why the last one would not."""
     if not config.tickets:
@@ -128,7 +142,9 @@ async def _open_at(
         )
         channel_id = terms.channel_id(asset.domain)
         open_by = lease.accept_by + _OPEN_S
-        opening = Opening(deposit, open_by, wallet.sign(open_digest(asset.domain, channel_id, deposit, open_by)))
+        opening = Opening(
+            deposit, open_by, wallet.sign(open_digest(asset.domain, channel_id, deposit, open_by))
+        )
         journal.save_lease(
             LeaseRecord.of_payer(channel_id, terms, offer, deposit, ticket.address, key, kernel_id, unix_ns())
         )

@@ -60,6 +60,14 @@ _DIAL_S = 4.0
 _REDIAL_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
+class _Launching:
+    """A kernel start under way; `error` is set if it failed."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.error: DepinError | None = None
+
+
 class Rental:
     """The consumer's live object for one lease. All methods run on the runtime's loop.
 
@@ -107,8 +115,7 @@ class Rental:
             self._meter.restore(opened.paid, opened.elapsed_ns)
         self._client_side: ClientSide | None = None
         self._epoch = 0
-        self._launching: anyio.Event | None = None
-        self._launch_error: DepinError | None = None
+        self._launching: _Launching | None = None
         self._exited = anyio.Event()
         self._exit_status: int | None = 0
         self._paused = False
@@ -140,7 +147,9 @@ class Rental:
         await self._exited.wait()
         return self._exit_status or 0
 
-    async def launch(self, local: LocalInfo, *, env: dict[str, str], argv: tuple[str, ...] | None, cwd: str | None) -> None:
+    async def launch(
+        self, local: LocalInfo, *, env: dict[str, str], argv: tuple[str, ...] | None, cwd: str | None
+    ) -> None:
         """Start a kernel, for the first time or again in the same lease. Raises why it could not be started."""
         if self._over.is_set():
             raise self._ended_error()
@@ -150,13 +159,13 @@ class Rental:
             self._client_side = ClientSide(local, self._from_client)
         self._epoch += 1
         self._exited, self._exit_status = anyio.Event(), None
-        self._launching, self._launch_error = anyio.Event(), None
+        launching = self._launching = _Launching()
         order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
         self._driver.send(Lane.LEASE, encode(order))
-        await self._launching.wait()
-        if self._launch_error is not None:
+        await launching.done.wait()
+        if launching.error is not None:
             self._kernel_gone(1)
-            raise self._launch_error
+            raise launching.error
 
     def signal(self, signum: int) -> None:
         """Pass a signal on. One that ends the kernel counts as done here at once: a dead link must not hold it up."""
@@ -266,12 +275,12 @@ class Rental:
                     if not self._journal.started(self.channel_id):
                         self._journal.start(self.channel_id, unix_ns())
                     self._meter.start()
-                    self._launching.set()
+                    self._launching.done.set()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
                 if epoch == self._epoch and self._launching is not None:
-                    self._launch_error = DepinError.from_wire(failed.code, failed.facts)
-                    self._launching.set()
+                    self._launching.error = DepinError.from_wire(failed.code, failed.facts)
+                    self._launching.done.set()
             case KernelExited(epoch=epoch, status=status):
                 if epoch == self._epoch:
                     self._kernel_gone(status)
@@ -314,9 +323,9 @@ class Rental:
             self._over.set()
             if self._client_side is not None and self._exit_status is None and reason not in _QUIET:
                 self._client_side.say(f"[jupyter-depin] {self._ended_error()}")
-            if self._launching is not None and not self._launching.is_set():
-                self._launch_error = self._ended_error()
-                self._launching.set()
+            if self._launching is not None and not self._launching.done.is_set():
+                self._launching.error = self._ended_error()
+                self._launching.done.set()
             self._kernel_gone(1)
 
     def _kernel_gone(self, status: int) -> None:
@@ -390,5 +399,3 @@ REASONS: dict[EndReason, str] = {
     EndReason.START_FAILED: "the kernel could not be started",
     EndReason.PROVIDER_LOST_KERNEL: "the provider's machine restarted and lost the kernel",
 }
-
-

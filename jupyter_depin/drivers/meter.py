@@ -216,7 +216,9 @@ class PayerDriver:
     def _sign(self, amount: Amount) -> VerifiedVoucher:
         voucher = Voucher(self._channel_id, amount)
         signed = verify_voucher(
-            SignedVoucher(voucher, self._key.sign(voucher.digest(self._domain))), self._key.address, self._domain
+            SignedVoucher(voucher, self._key.sign(voucher.digest(self._domain))),
+            self._key.address,
+            self._domain,
         )
         self._journal.save_voucher(signed)
         return signed

@@ -48,9 +48,8 @@ async def confirm(channel_id: bytes, *, ledger: Ledger, journal: Journal) -> Rec
     """
     record = _record(journal, channel_id)
     closing = await ledger.closing(channel_id)
-    if closing is None:
-        if await ledger.channel(channel_id) is not None:
-            raise SettlementPending(reason="the provider has not collected yet")
+    if closing is None and await ledger.channel(channel_id) is not None:
+        raise SettlementPending(reason="the provider has not collected yet")
     return _conclude(record, journal, closing)
 
 
@@ -91,5 +90,3 @@ def _conclude(record: LeaseRecord, journal: Journal, closing: Closing | None) ->
     )
     journal.save_receipt(receipt)
     return receipt
-
-

@@ -1,11 +1,12 @@
 """What crosses a connection: lanes of data frames, and one control stream of small messages.
 
 A data frame is `seq u64 · parts u16 · length u32 each · bodies`, big-endian; it carries ZeroMQ frames untouched, so a
-buffer of many megabytes is never copied into an envelope. Everything else is msgpack with a length in front: it is
-small and wants to grow fields without breaking old peers. A lane has a QUIC stream of its own, opened by the consumer
+buffer of many megabytes is never copied into an envelope. Everything else is JSON with a length in front: it is small
+and wants to grow fields without breaking old peers. A lane has a QUIC stream of its own, opened by the consumer
 with the lane's number as its first byte; so an interrupt never waits behind a big output.
 
-Rejected: msgpack for data (two copies of each buffer); sequence numbers across lanes (one lane would block another).
+Rejected: msgpack for data (two copies of each buffer) and for messages (its integers have 64 bits, amounts have 88);
+sequence numbers across lanes (one lane would block another).
 """
 
 from __future__ import annotations
@@ -165,8 +166,8 @@ T = TypeVar("T")
 
 
 def encode_message(message: object) -> bytes:
-    """A message (a tagged struct) as it is written on a control stream: its length, then msgpack."""
-    body = msgspec.msgpack.encode(message)
+    """A message (a tagged struct) as it is written on a control stream: its length, then JSON."""
+    body = msgspec.json.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
@@ -174,7 +175,7 @@ class MessageDecoder(Generic[T]):
     """Turns the bytes of a stream of small messages into values of `kinds`, a union of tagged structs."""
 
     def __init__(self, kinds: Any) -> None:
-        self._decode = msgspec.msgpack.Decoder(kinds).decode
+        self._decode = msgspec.json.Decoder(kinds).decode
         self._buffer = bytearray()
 
     @property
@@ -204,5 +205,5 @@ def decode_checked(decode: Callable[[bytes], T], data: bytes) -> T:
     """Decode what a peer sent; whatever is wrong with it is the peer's fault: `RemoteProtocolError`."""
     try:
         return decode(data)
-    except (msgspec.MsgspecError, DepinError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, DepinError, ValueError, TypeError, RecursionError) as error:
         raise RemoteProtocolError(detail=f"an unreadable message ({error})") from error

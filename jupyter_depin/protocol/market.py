@@ -27,10 +27,28 @@ class Asset:
     symbol: str
     decimals: int
 
+    def __post_init__(self) -> None:
+        _fits("an asset", (self.chain_id, 256), (self.decimals, 8))
+        _names("an asset", self.vault, 20, self.token, 20)
+
     @property
     def domain(self) -> Domain:
         """The domain that everything signed about this asset is bound to."""
         return Domain(self.chain_id, self.vault)
+
+
+def _fits(what: str, *numbers: tuple[int, int]) -> None:
+    """Check (number, bits) pairs: what came from the wire must have the size that is hashed and signed."""
+    for value, bits in numbers:
+        if type(value) is not int or not 0 <= value < 1 << bits:
+            raise ConfigError(detail=f"{what} with the number {value!r}")
+
+
+def _names(what: str, *names: object) -> None:
+    """Check names and their lengths, in turn."""
+    for name, length in zip(names[::2], names[1::2], strict=True):
+        if not isinstance(name, bytes) or len(name) != length:
+            raise ConfigError(detail=f"{what} with a name that is not {length} bytes long")
 
 
 _OFFER_TYPE = keccak256(
@@ -68,8 +86,15 @@ class Offer:
         amount(self.open_fee)
         if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or not 0 < self.max_seconds < 2**32:
             raise ConfigError(detail="an offer needs 0 < tick ≤ arrears, a grace and a length in seconds")
-        if len(self.slot) != 32:
-            raise ConfigError(detail="a slot is named by 32 bytes")
+        _fits(
+            "an offer",
+            (self.tick_s, 32),
+            (self.arrears_s, 32),
+            (self.grace_s, 32),
+            (self.sequence, 64),
+            (self.expires, 40),
+        )
+        _names("an offer", self.provider, 20, self.node, 32, self.slot, 32)
 
     def digest(self) -> bytes:
         """What the provider's wallet signs."""
@@ -114,6 +139,10 @@ class Lease:
     accept_by: int
     salt: bytes
 
+    def __post_init__(self) -> None:
+        _fits("a lease", (self.max_seconds, 32), (self.accept_by, 40))
+        _names("a lease", self.offer, 32, self.provider, 20, self.slot, 32, self.consumer, 20, self.salt, 32)
+
     def digest(self, domain: Domain) -> bytes:
         """What the provider signs; also `Terms.lease_hash`."""
         return domain.digest(
@@ -152,6 +181,13 @@ class Terms:
     grant_id: bytes
     lease_hash: bytes
 
+    def __post_init__(self) -> None:
+        amount(self.open_fee)
+        amount(self.rate)
+        _fits("terms", (self.max_seconds, 32))
+        _names("terms", self.payer, 20, self.signer, 20, self.provider, 20, self.token, 20)
+        _names("terms", self.grant_id, 32, self.lease_hash, 32)
+
     def channel_id(self, domain: Domain) -> bytes:
         """The lease's name everywhere, 32 bytes: in the vault, in vouchers, in journals."""
         return domain.digest(
@@ -177,6 +213,10 @@ class Opening:
     deposit: Amount
     open_by: int
     signature: bytes
+
+    def __post_init__(self) -> None:
+        amount(self.deposit)
+        _fits("an opening", (self.open_by, 40))
 
 
 def open_digest(domain: Domain, channel_id: bytes, deposit: Amount, open_by: int) -> bytes:

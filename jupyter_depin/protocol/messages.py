@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from jupyter_depin.errors import ConfigError
 from jupyter_depin.protocol.frames import decode_checked
-from jupyter_depin.protocol.identity import Address
+from jupyter_depin.protocol.identity import Address, address
 from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms
 from jupyter_depin.protocol.money import Amount
 
@@ -42,6 +43,11 @@ class AskLease(msgspec.Struct, frozen=True, tag="ask-lease"):
     consumer: Address
     max_seconds: int
     salt: bytes
+
+    def __post_init__(self) -> None:
+        address(self.consumer)
+        if not 0 < self.max_seconds < 1 << 32:
+            raise ConfigError(detail=f"a rental of {self.max_seconds} seconds")
 
 
 class LeaseGiven(msgspec.Struct, frozen=True, tag="lease"):
@@ -213,11 +219,11 @@ class VoucherNotTaken(msgspec.Struct, frozen=True, tag="not-taken"):
 
 ToPayer = ServedClaim | VoucherTaken | VoucherNotTaken
 
-_encode = msgspec.msgpack.Encoder().encode
-_order = msgspec.msgpack.Decoder(LeaseOrder).decode
-_fact = msgspec.msgpack.Decoder(LeaseFact).decode
-_payer = msgspec.msgpack.Decoder(ToPayer).decode
-_payee = msgspec.msgpack.Decoder(VoucherGiven).decode
+_encode = msgspec.json.Encoder().encode
+_order = msgspec.json.Decoder(LeaseOrder).decode
+_fact = msgspec.json.Decoder(LeaseFact).decode
+_payer = msgspec.json.Decoder(ToPayer).decode
+_payee = msgspec.json.Decoder(VoucherGiven).decode
 
 
 def encode(word: LeaseOrder | LeaseFact | ToPayer | VoucherGiven) -> bytes:
@@ -227,12 +233,14 @@ def encode(word: LeaseOrder | LeaseFact | ToPayer | VoucherGiven) -> bytes:
 
 def decode_order(data: bytes) -> LeaseOrder:
     """What the consumer says on the lease lane. Raises `RemoteProtocolError`."""
-    return decode_checked(_order, data)
+    word: LeaseOrder = decode_checked(_order, data)
+    return word
 
 
 def decode_fact(data: bytes) -> LeaseFact:
     """What the provider says on the lease lane. Raises `RemoteProtocolError`."""
-    return decode_checked(_fact, data)
+    word: LeaseFact = decode_checked(_fact, data)
+    return word
 
 
 def decode_to_payer(data: bytes) -> ToPayer:

@@ -16,6 +16,8 @@ Amount = NewType("Amount", int)
 Rate = NewType("Rate", int)
 """Base units per hour, never negative."""
 
+NOTHING = Amount(0)
+
 NS_PER_SECOND = 10**9
 NS_PER_HOUR = 3600 * NS_PER_SECOND
 MAX_AMOUNT = 2**88 - 1

@@ -153,7 +153,9 @@ class Tunnel:
             if silence >= self._ping_ns and self.state is State.OPEN:
                 self._nonce += 1
                 self._out.append(Ping(self._nonce))
-            self._ping_at = now + self._ping_ns if silence >= self._ping_ns else self._heard_at + self._ping_ns
+            self._ping_at = (
+                now + self._ping_ns if silence >= self._ping_ns else self._heard_at + self._ping_ns
+            )
 
     def renewed(self, now: int) -> Tunnel:
         """A detached tunnel that begins at zero and holds what this one held, for a peer that lost its memory."""
