@@ -155,7 +155,7 @@ def test_a_rental_from_the_agreement_to_the_receipt(journal):
 
     journal.save_voucher(voucher(300))
     journal.save_transaction(lease.channel_id, "settle", "0x02")
-    journal.save_transaction(lease.channel_id, "settle", "0x02")
+    journal.save_transaction(lease.channel_id, "open", "0x01")
     assert journal.transactions(lease.channel_id) == (
         Transaction("open", "0x01"),
         Transaction("settle", "0x02"),
@@ -531,6 +531,14 @@ def test_processes_that_make_the_journal_at_once_share_it(path):
     with Journal(path) as journal:
         assert len(journal.open_leases("payer")) == 4
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_journal_that_another_process_made_a_moment_ago_is_kept(path, monkeypatch):
+    with Journal(path) as journal:
+        journal.save_lease(of_payer())
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    with Journal(path) as journal:
+        assert journal.lease(lease_id(1)) == of_payer()
 
 
 MAKE = f"""sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_journal as t

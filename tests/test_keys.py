@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
+import os
 import pickle
 import stat
 
+import coincurve
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
@@ -50,6 +53,12 @@ def test_programs_that_start_at_once_get_the_same_key(tmp_path):
         found = list(pool.map(lambda _: Wallet.load_or_create(path).address, range(16)))
     assert len(set(found)) == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_key_that_another_program_made_a_moment_ago_is_kept(tmp_path, monkeypatch):
+    first = Wallet.load_or_create(tmp_path / "wallet")
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    assert Wallet.load_or_create(tmp_path / "wallet").address == first.address
 
 
 def test_a_node_secret_is_32_bytes_and_stays(tmp_path):
@@ -176,6 +185,21 @@ def test_a_signature_has_one_form(form):
         recover(good.voucher.digest(DOMAIN), bad.signature)
     with pytest.raises(VoucherRefused):
         verify_voucher(bad, WALLET.address, DOMAIN)
+
+
+def test_the_rare_recovery_numbers_that_no_contract_takes_are_refused():
+    """For tiny r a signature may carry v 29 or 30 and be somebody's; the EVM's ecrecover knows only 27 and 28."""
+    digest, s = b"\x11" * 32, (1).to_bytes(32, "big")
+    rare = [r.to_bytes(32, "big") + s for r in range(1, 20)]
+    recoverable = []
+    for rs in rare:
+        with contextlib.suppress(ValueError):
+            coincurve.PublicKey.from_signature_and_message(rs + b"\x02", digest, hasher=None)
+            recoverable.append(rs)
+    assert recoverable
+    for rs in recoverable:
+        with pytest.raises(RemoteProtocolError):
+            recover(digest, rs + b"\x1d")
 
 
 @given(st.binary(max_size=70))
