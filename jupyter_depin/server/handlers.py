@@ -52,6 +52,9 @@ class DepinHandler(APIHandler):
 class RentalsHandler(DepinHandler):
     """All rentals of this server's kernels."""
 
+    # Front ends ask by themselves, so asking is no sign that anybody is there: idle servers must be found idle.
+    _track_activity = False
+
     @web.authenticated
     @authorized
     def get(self) -> None:

@@ -47,7 +47,6 @@ export class Rentals implements IRentals {
   async refresh(): Promise<void> {
     const before = new Map(this._reports);
     const listed = await this.requests.list();
-    this._loaded = true;
     const untouched = (id: string) => this._reports.get(id) === before.get(id);
     for (const wire of listed.filter(wire => untouched(wire.id))) {
       this.report(wire);
@@ -64,15 +63,18 @@ export class Rentals implements IRentals {
     return this.report(await this.requests.settle(id));
   }
 
-  /** Whether news is overdue: nothing was ever loaded, or a live rental is silent. */
+  /**
+   * Whether to ask: a live rental is silent, or none is known. Without one, silence proves nothing: the event stream
+   * does not tell when it was away.
+   */
   get isQuiet(): boolean {
-    return !this._loaded || this.live().some(rental => this.now() - rental.reportedAt > QUIET_MS);
+    const live = this.live();
+    return live.length === 0 || live.some(rental => this.now() - rental.reportedAt > QUIET_MS);
   }
 
   private readonly _rentals = new Map<string, IRental>();
   private readonly _reports = new Map<string, number>();
   private readonly _changed = new Signal<this, void>(this);
-  private _loaded = false;
 }
 
 function parse(wire: IWireRental, known: IRental | undefined, now: number): IRental {

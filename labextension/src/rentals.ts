@@ -8,7 +8,7 @@ import { IRentals, type IWireRental } from './tokens';
 
 const RENTAL_SCHEMA = 'https://schema.jupyter-depin.org/rental/v1';
 
-/** How often to look whether news is overdue; asks the server only if it is. */
+/** How often to look whether to ask; as often as JupyterLab asks for its kernels. */
 const WATCH_MS = 10_000;
 
 export const rentals: JupyterFrontEndPlugin<IRentals> = {

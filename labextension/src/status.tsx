@@ -32,7 +32,9 @@ function Meter({ shown, now, trans, press }: IMeterProps): JSX.Element | null {
         data-depin-state="several"
         onClick={press}
       >
-        <span aria-hidden="true">● </span>
+        <span className="jp-Depin-shape" aria-hidden="true">
+          {shape('running')}
+        </span>
         {severalText(trans, shown.length)}
       </button>
     );

@@ -1,0 +1,50 @@
+"""Each state is told truthfully, by a shape and a word; each reason has a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_depin.protocol.reason import EndReason
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"state": "starting", "spent": "0"}, "◔ · CPU demo · starting · not charged yet"),
+        ({"state": "paused"}, "‖ · CPU demo · paused · not charged · 0.0083 DEMO"),
+        (
+            {"state": "reconnecting", "state_age_s": 12.0},
+            "◌ · CPU demo · reconnecting 12 s · still running · 0.0083 DEMO",
+        ),
+        ({"state": "ending"}, "◐ · CPU demo · stopping and settling · 0.0083 DEMO"),
+        (
+            {"state": "ended", "reason": {"code": "cap_reached", "facts": {}}, "receipt": {"paid": "9000"}},
+            "■ · CPU demo · ended · limit reached · paid 0.009 DEMO",
+        ),
+        (
+            {"state": "ended", "reason": {"code": "unreachable", "facts": {}}},
+            "■ · CPU demo · ended · provider unreachable · 0.0083 DEMO, not settled yet",
+        ),
+    ],
+    ids=lambda value: value["state"] if isinstance(value, dict) else "",
+)
+def test_the_bar_tells_the_state(front_end, wire, changes, shown):
+    assert front_end("bar", [{"wire": wire(**changes), "at": 0, "now": 0}]) == [shown]
+
+
+def test_a_screen_reader_gets_full_sentences(front_end, wire):
+    running = {"wire": wire(), "at": 0, "now": 0}
+    assert front_end("label", [running]) == [
+        "Rented kernel: “CPU demo” is running. It costs 0.36 DEMO/h, has run for 1 minute 23 seconds "
+        "and cost 0.0083 DEMO so far. Press for details."
+    ]
+
+
+def test_every_reason_for_an_end_has_its_own_sentence(front_end, wire):
+    codes = [str(reason) for reason in EndReason]
+    sentences = front_end("reasons", codes)
+    assert [sentence for code, sentence in zip(codes, sentences, strict=True) if code in sentence] == []
+    ended = [
+        {"wire": wire(state="ended", reason={"code": code, "facts": {}}), "at": 0, "now": 0} for code in codes
+    ]
+    assert [bar for bar in front_end("bar", ended) if "problem" in bar] == []
