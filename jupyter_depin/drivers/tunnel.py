@@ -29,7 +29,7 @@ from jupyter_depin.protocol.frames import (
     encode_message,
 )
 from jupyter_depin.transport import Connection, Stream
-from jupyter_depin.tunnel.events import Event, Message, Silent
+from jupyter_depin.tunnel.events import Event, Message, Opened, Silent
 from jupyter_depin.tunnel.machine import State, Tunnel
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 _READ = 1 << 20
 _JOIN = 1 << 16
 """Queued small frames are joined up to so many bytes per write."""
+_CONTROL_PRIORITY = max(PRIORITY.values()) + 10
+"""Above every lane: an acknowledgement or an answer to a ping that waits behind an output looks like a dead link."""
+_CONTROL_LIMIT = 1 << 20
+"""Bytes that may wait on the control stream: a peer that asks and asks and never reads the answers is let go."""
 
 
 class _Queue:
@@ -45,25 +49,30 @@ class _Queue:
     def __init__(self) -> None:
         self._pieces: deque[Part] = deque()
         self._wake = asyncio.Event()
+        self.size = 0
 
     def put(self, pieces: Sequence[Part]) -> None:
         self._pieces.extend(pieces)
+        self.size += sum(map(len, pieces))
         self._wake.set()
 
     def clear(self) -> None:
         self._pieces.clear()
+        self.size = 0
 
     async def next(self) -> Part:
         while not self._pieces:
             self._wake.clear()
             await self._wake.wait()
         first = self._pieces.popleft()
+        self.size -= len(first)
         if not self._pieces or len(first) >= _JOIN:
             return first
         batch, size = [first], len(first)
         while self._pieces and size + len(self._pieces[0]) <= _JOIN:
             batch.append(self._pieces.popleft())
             size += len(batch[-1])
+        self.size -= size - len(first)
         return b"".join(batch) if len(batch) > 1 else first
 
 
@@ -91,7 +100,11 @@ class TunnelDriver:
         self._lanes = {lane: _Queue() for lane in Lane}
         self._scope: anyio.CancelScope | None = None
         self._free = anyio.Lock()
+        self._newest: Connection | None = None
+        self._renew = False
+        self._pumping = False
         self._moved = asyncio.Event()
+        self._open = asyncio.Event()
         self.connection: Connection | None = None
         self.bytes_up = self.bytes_down = 0
         self._arm()
@@ -110,7 +123,6 @@ class TunnelDriver:
     async def taken(self, lane: Lane) -> None:
         """Wait until the peer has taken everything that was sent on a lane."""
         while not self.tunnel.drained(lane):
-            self._moved = asyncio.Event()
             await self._moved.wait()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -134,16 +146,21 @@ class TunnelDriver:
         `fresh`: the peer begins at zero, so this end does too.
         """
         self.drop()
+        # What a superseded call was told of the peer's memory still holds for the one that comes after it.
+        self._newest, self._renew = connection, self._renew or fresh
         async with self._free:
             if self.tunnel.state is State.CLOSED:
                 return "the rental has ended"
-            if fresh:
-                self.tunnel = self.tunnel.renewed(steady_ns())
+            if self._newest is not connection:
+                return "a newer connection came"
+            if self._renew:
+                self.tunnel, self._renew = self.tunnel.renewed(steady_ns()), False
             reason = "dropped"
             self.connection = connection
             try:
                 with anyio.CancelScope() as self._scope:
                     async with anyio.create_task_group() as tasks:
+                        control.set_priority(_CONTROL_PRIORITY)
                         self.tunnel.attach(steady_ns())
                         tasks.start_soon(self._write, self._control, control)
                         tasks.start_soon(self._read_control, control)
@@ -158,10 +175,11 @@ class TunnelDriver:
                 log.info("a connection ended: %s", reason)
             finally:
                 self._scope = self.connection = None
+                self._open.clear()
                 self.tunnel.detach(steady_ns())
                 for queue in (self._control, *self._lanes.values()):
                     queue.clear()
-                self._pump()
+                self._pump_all()
             return reason
 
     # -- streams
@@ -198,7 +216,9 @@ class TunnelDriver:
         decoder = DataDecoder(lane)
         data = first or await stream.read(_READ)
         while data:
-            self.bytes_down += len(data)
+            self._heard(data)
+            # Streams overtake each other: a lane's first bytes may be here before the peer's Resume is.
+            await self._open.wait()
             for frame in decoder.feed(data):
                 self.tunnel.receive(frame, steady_ns())
             self._pump()
@@ -208,7 +228,7 @@ class TunnelDriver:
     async def _read_control(self, stream: Stream) -> None:
         decoder: MessageDecoder[Control] = MessageDecoder(Control)
         while data := await stream.read(_READ):
-            self.bytes_down += len(data)
+            self._heard(data)
             for frame in decoder.feed(data):
                 self.tunnel.receive(frame, steady_ns())
             self._pump()
@@ -216,21 +236,49 @@ class TunnelDriver:
 
     # -- the machine
 
+    def _heard(self, data: bytes) -> None:
+        self.bytes_down += len(data)
+        self.tunnel.heard(steady_ns())
+
     def _pump(self) -> None:
-        while (event := self.tunnel.next_event()) is not None:
-            if isinstance(event, Message):
-                self._on_message(event.lane, event.parts)
-            elif isinstance(event, Silent):
-                self.drop()
-            else:
-                self._on_event(event)
-        for frame in self.tunnel.frames_to_send():
-            if isinstance(frame, Data):
-                self._lanes[frame.lane].put(encode_data(frame))
-            else:
-                self._control.put([encode_message(frame)])
-        self._moved.set()
-        self._arm()
+        # A handler that sends comes back here: its frames go out at the end, and no message is handled inside another.
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (event := self.tunnel.next_event()) is not None:
+                self._handle(event)
+        finally:
+            self._pumping = False
+            for frame in self.tunnel.frames_to_send():
+                if isinstance(frame, Data):
+                    self._lanes[frame.lane].put(encode_data(frame))
+                else:
+                    self._control.put([encode_message(frame)])
+            self._moved.set()
+            self._moved = asyncio.Event()
+            self._arm()
+        if self._control.size > _CONTROL_LIMIT:
+            log.warning("a peer asks much and reads no answers; its connection is dropped")
+            self.drop()
+
+    def _pump_all(self) -> None:
+        """Handle what came before the connection ended, with nobody left to blame for it."""
+        while True:
+            try:
+                return self._pump()
+            except DepinError as error:
+                log.info("after a connection ended: %s", error)
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self._on_message(event.lane, event.parts)
+        elif isinstance(event, Silent):
+            self.drop()
+        else:
+            if isinstance(event, Opened):
+                self._open.set()
+            self._on_event(event)
 
     def _arm(self) -> None:
         due = self.tunnel.get_timer()

@@ -107,6 +107,10 @@ class Tunnel:
             self._out.append(frame)
         self._report(window)
 
+    def heard(self, now: int) -> None:
+        """Some bytes came, be it only a part of a frame: a big message on a narrow link is no silence."""
+        self._heard_at = now
+
     def receive(self, frame: Frame, now: int) -> None:
         """Take a frame that came over the present connection. Raises `RemoteProtocolError`: drop that connection."""
         if (self.state, type(frame).__name__) not in TRANSITIONS:
@@ -160,9 +164,12 @@ class Tunnel:
     def renewed(self, now: int) -> Tunnel:
         """A detached tunnel that begins at zero and holds what this one held, for a peer that lost its memory."""
         fresh = Tunnel(grace_ns=self._grace_ns, now=now, ping_ns=self._ping_ns, limit=self._limit)
-        for window in self._windows.values():
+        for lane, window in self._windows.items():
+            # A lane that was reported full stays so: its source stands still until it hears of the drain.
+            fresh._windows[lane].full = window.full
             for data in window.unacked:
-                fresh.send(window.lane, data.parts, now)
+                fresh.send(lane, data.parts, now)
+            fresh._report(fresh._windows[lane])
         return fresh
 
     # -- what the driver asks it
