@@ -25,7 +25,7 @@ from typing import cast
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from jupyter_depin.errors import PortInUse, TransportError
+from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
 from jupyter_depin.protocol.frames import Lane, Part
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,14 @@ Handler = Callable[[Lane, list[Part]], None]
 
 _BIG = 1 << 16
 """From this size on a ZeroMQ frame is handed on without a copy."""
+_LONGEST_IDENTITY = 255
+"""ZeroMQ's own limit, in bytes."""
 _TURN = 200
 """Messages that one socket may deliver before the loop turns to others."""
 _ANONYMOUS_KEPT = 32
 """Sets of kernel sockets kept for clients without an identity of their own (probes); the oldest is closed first."""
+_NAMED_KEPT = 128
+"""The same for clients with one: each reload of a browser's page brings a new one, and ZeroMQ has 1023 sockets."""
 
 
 @contextmanager
@@ -129,6 +133,19 @@ class LocalInfo:
 _LANES = {"shell": Lane.SHELL, "stdin": Lane.STDIN, "control": Lane.CONTROL}
 
 
+_DELIMITER = b"<IDS|MSG>"
+_LONGEST_HEADER = 4096
+
+
+def _header(parts: Sequence[Part]) -> bytes:
+    """The header of a Jupyter message; empty if this is none."""
+    for i, part in enumerate(parts[:-2]):
+        if len(part) == len(_DELIMITER) and bytes(part) == _DELIMITER:
+            header = parts[i + 2]
+            return bytes(header) if len(header) <= _LONGEST_HEADER else b""
+    return b""
+
+
 def _unlimited(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     # Bounds belong to the tunnel, which stops the source; ZeroMQ's own would drop messages.
     socket.linger, socket.sndhwm, socket.rcvhwm = 0, 0, 0
@@ -158,7 +175,7 @@ class ClientSide:
         """Hand a message from the kernel to the clients."""
         if lane is Lane.IOPUB:
             # Each subscriber was already welcomed here, at the moment it subscribed.
-            if any(len(part) < 4096 and b'"iopub_welcome"' in part for part in parts[1:5]):
+            if b'"iopub_welcome"' in _header(parts):
                 return
             self._sockets["iopub"].send(parts)
         else:
@@ -169,10 +186,11 @@ class ClientSide:
         content = {"name": "stderr", "text": text + "\n"}
         self._publish(b"stream.stderr", "stream", content, self.last_request)
 
-    def pause(self, paused: bool) -> None:
-        """Stop or go on taking messages from clients (their own queues hold what comes meanwhile)."""
-        for channel in _LANES:
-            self._sockets[channel].pause(paused)
+    def pause(self, lane: Lane, paused: bool) -> None:
+        """Stop or go on taking clients' messages of one lane (their own queues hold what comes meanwhile)."""
+        for channel, its_lane in _LANES.items():
+            if its_lane is lane:
+                self._sockets[channel].pause(paused)
 
     def close(self) -> None:
         """Close every socket. May be called twice."""
@@ -215,14 +233,15 @@ class ClientSide:
         return receive
 
     def _remember(self, parts: list[Part]) -> None:
-        header = next((parts[i + 2] for i, p in enumerate(parts[:-2]) if bytes(p) == b"<IDS|MSG>"), None)
-        if header is not None and len(header) < 4096 and b'"execute_request"' in bytes(header):
-            self.last_request = bytes(header)
+        header = _header(parts)
+        if b'"execute_request"' in header:
+            self.last_request = header
 
     def _subscribed(self, parts: list[Part]) -> None:
         request = bytes(parts[0])
         if request[:1] == b"\x01":
-            self._publish(request[1:], "iopub_welcome", {"subscription": request[1:].decode()}, b"{}")
+            content = {"subscription": request[1:].decode(errors="replace")}
+            self._publish(request[1:], "iopub_welcome", content, b"{}")
 
     def _publish(self, topic: bytes, kind: str, content: dict[str, str], parent: bytes) -> None:
         header = {
@@ -238,7 +257,7 @@ class ClientSide:
         for frame in frames:
             mac.update(frame)
         signature = mac.hexdigest().encode() if self.info.key else b""
-        self._sockets["iopub"].send([*([topic] if topic else []), b"<IDS|MSG>", signature, *frames])
+        self._sockets["iopub"].send([*([topic] if topic else []), _DELIMITER, signature, *frames])
 
 
 class _Client:
@@ -274,7 +293,7 @@ class KernelSide:
         self._iopub = _Socket(iopub, lambda parts: on_message(Lane.IOPUB, parts))
 
     def deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
-        """Hand a client's message (identity first) to the kernel."""
+        """Hand a client's message (identity first) to the kernel. Raises `RemoteProtocolError`, `TransportError`."""
         client = self._client(bytes(parts[0]))
         if lane is Lane.SHELL and not client.known:
             client.waiting.append(parts[1:])
@@ -298,13 +317,19 @@ class KernelSide:
         if client is not None:
             self._clients.move_to_end(identity)
             return client
+        if not 0 < len(identity) <= _LONGEST_IDENTITY:
+            raise RemoteProtocolError(detail=f"a client's identity of {len(identity)} bytes")
         anonymous = identity[:1] == b"\0"
-        if anonymous:
-            crowd = [i for i in self._clients if i[:1] == b"\0"]
-            if len(crowd) >= _ANONYMOUS_KEPT:
-                self._clients.pop(crowd[0]).close()
+        crowd = [i for i in self._clients if (i[:1] == b"\0") == anonymous]
+        if len(crowd) >= (_ANONYMOUS_KEPT if anonymous else _NAMED_KEPT):
+            self._clients.pop(crowd[0]).close()
         # ZeroMQ reserves identities that begin with a zero byte.
         own = b"x" + uuid.uuid4().bytes if anonymous else identity
+        with _translated("a kernel's channel"):
+            client = self._clients[identity] = self._connected(identity, own)
+        return client
+
+    def _connected(self, identity: bytes, own: bytes) -> _Client:
         sockets: dict[Lane, _Socket] = {}
         monitor: zmq.Socket[bytes] | None = None
         for channel, lane in _LANES.items():
@@ -315,9 +340,7 @@ class KernelSide:
             socket.connect(self._endpoints[channel])
             sockets[lane] = _Socket(socket, self._receiver(identity, lane))
         assert monitor is not None
-        client = _Client(sockets, _Socket(monitor, lambda parts: self._stdin_known(identity, parts)))
-        self._clients[identity] = client
-        return client
+        return _Client(sockets, _Socket(monitor, lambda parts: self._stdin_known(identity, parts)))
 
     def _stdin_known(self, identity: bytes, parts: list[Part]) -> None:
         event = parse_monitor_message([bytes(part) for part in parts])["event"]

@@ -309,9 +309,9 @@ class Rental:
                 self._end(EndReason.UNREACHABLE)
                 self._provider_ended.set()
                 self._provider_settled.set()
-            case LaneFull() | LaneDrained():
+            case LaneFull(lane=lane) | LaneDrained(lane=lane):
                 if self._client_side is not None:
-                    self._client_side.pause(isinstance(event, LaneFull))
+                    self._client_side.pause(lane, isinstance(event, LaneFull))
             case _:
                 pass
 
