@@ -100,7 +100,7 @@ async def serve(ledger: Ledger, secret: str, *, task_status: TaskStatus[LedgerAd
 
 
 async def _answer(ledger: Ledger, secret: str, call: _Call) -> _Result | _Failure:
-    if not hmac.compare_digest(call.secret, secret) or call.method not in _METHODS:
+    if not hmac.compare_digest(call.secret.encode(), secret.encode()) or call.method not in _METHODS:
         return _Failure(ChainUnreachable.code, {"url": "this ledger"})
     try:
         arguments = list(msgspec.json.decode(call.arguments, type=_METHODS[call.method][0]))
@@ -194,6 +194,13 @@ class SharedLedger:
             await self._stream.aclose()
             self._stream = None
 
+    async def _hang_up(self) -> None:
+        # A call that was given up leaves its answer, or half of it, behind; the next call must not read it.
+        stream, self._stream = self._stream, None
+        self._decoder = MessageDecoder(_Result | _Failure)
+        if stream is not None:
+            await anyio.aclose_forcefully(stream)
+
     async def _call(self, method: str, *arguments: object) -> Any:
         call = _Call(self._address.secret, method, msgspec.Raw(msgspec.json.encode(arguments)))
         async with self._turn:
@@ -205,13 +212,10 @@ class SharedLedger:
                 while not answers:
                     answers = self._decoder.feed(await self._stream.receive(_READ))
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-                self._stream = None
+                await self._hang_up()
                 raise ChainUnreachable(url=f"127.0.0.1:{self._address.port}") from error
             except BaseException:
-                # A call that was given up leaves its answer on the stream; the next call must not read it.
-                if self._stream is not None:
-                    await anyio.aclose_forcefully(self._stream)
-                self._stream = None
+                await self._hang_up()
                 raise
         answer = answers[0]
         if isinstance(answer, _Failure):
