@@ -21,6 +21,7 @@ from jupyter_depin.meter.events import (
     ClaimTooHigh,
     EndLease,
     PauseKernel,
+    PayeeEvent,
     SignVoucher,
     TickDue,
     UnpauseKernel,
@@ -110,22 +111,31 @@ class PayeeDriver:
         return ended and self._payee.paid >= owed(self._terms.rate, self._payee.served_ns(steady_ns()))
 
     def _pump(self) -> None:
-        while (event := self._payee.next_event()) is not None:
-            match event:
-                case TickDue():
-                    self._journal.save_served(self._channel_id, event.served_ns)
-                    self._send(ServedClaim(event.served_ns))
-                case VoucherAccepted():
-                    self._journal.save_voucher(event.voucher)
-                    self._send(VoucherTaken(event.voucher.voucher.amount))
-                case VoucherStale():
-                    self._send(VoucherTaken(event.paid))
-                case PauseKernel():
-                    self._on_pause()
-                case UnpauseKernel():
-                    self._on_unpause()
-                case EndLease():
-                    self._on_end(event.reason)
+        try:
+            while (event := self._payee.next_event()) is not None:
+                self._handle(event)
+        finally:
+            # Also when the journal failed: a meter that stands would let the kernel run unpaid.
+            self._arm()
+
+    def _handle(self, event: PayeeEvent) -> None:
+        match event:
+            case TickDue():
+                self._journal.save_served(self._channel_id, event.served_ns)
+                self._send(ServedClaim(event.served_ns))
+            case VoucherAccepted():
+                self._journal.save_voucher(event.voucher)
+                self._send(VoucherTaken(event.voucher.voucher.amount))
+            case VoucherStale():
+                self._send(VoucherTaken(event.paid))
+            case PauseKernel():
+                self._on_pause()
+            case UnpauseKernel():
+                self._on_unpause()
+            case EndLease():
+                self._on_end(event.reason)
+
+    def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
