@@ -35,7 +35,7 @@ from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.eip712 import keccak256
 from jupyter_depin.protocol.frames import VERSION
 from jupyter_depin.protocol.identity import NodeId, Ticket
-from jupyter_depin.protocol.market import Lease, Offer, Terms, open_digest
+from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms, open_digest
 from jupyter_depin.protocol.messages import (
     AskLease,
     AskOffers,
@@ -68,11 +68,17 @@ _RETRY_S = (1, 5, 15, 60, 300)
 """Waits between attempts to collect while the ledger does not answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Promise:
+    """A slot kept for somebody; `opening`: the ledger is being asked, so it does not lapse meanwhile."""
+
     lease: Lease
     offer: Offer
     slot: int
+    opening: bool = False
+
+    def lapsed(self, now: int) -> bool:
+        return not self.opening and self.lease.accept_by < now
 
 
 class Agent:
@@ -185,10 +191,14 @@ class Agent:
                 except DepinError as error:
                     log.info("refused %s: %s", type(request).__name__, error)
                     await answer(control, refusal(error))
-        except RemoteProtocolError as error:
-            await connection.close(str(error))
         except TransportError as error:
             log.debug("a consumer left: %s", error)
+        except DepinError as error:
+            log.info("a consumer was sent away: %s", error)
+            await connection.close(str(error))
+        except Exception:
+            # Other people's kernels run here: whatever one connection brings up, it ends that connection alone.
+            log.exception("a connection failed")
         finally:
             with anyio.CancelScope(shield=True):
                 await connection.close("over")
@@ -241,20 +251,22 @@ class Agent:
     def _free_slot(self, offer: Offer, now: int) -> int:
         slot = next(i for i, signed in enumerate(self._offers) if signed.offer.slot == offer.slot)
         holder = self._slots[slot]
-        if isinstance(holder, _Promise) and holder.lease.accept_by < now:
+        if isinstance(holder, _Promise) and holder.lapsed(now):
             holder = None
         if isinstance(holder, Tenancy) and holder.slot_free.is_set():
             holder = None
         if holder is not None:
             raise NoFreeSlot(slots=len(self._slots))
-        self._promises = {d: p for d, p in self._promises.items() if p.lease.accept_by >= now}
+        self._promises = {d: p for d, p in self._promises.items() if not p.lapsed(now)}
         return slot
 
     async def _open(self, request: OpenLease, peer: NodeId, tasks: TaskGroup) -> LeaseOpened:
         terms, opening = request.terms, request.opening
         domain = self._ledger.asset.domain
+        if self._stopping.is_set():
+            raise LeaseRefused(reason="it is about to stop")
         promise = self._promises.get(terms.lease_hash)
-        if promise is None or promise.lease.accept_by < unix_now():
+        if promise is None or promise.lapsed(unix_now()):
             raise OfferExpired(ago="a moment")
         agreed = Terms(
             payer=terms.payer,
@@ -278,14 +290,14 @@ class Agent:
             != terms.payer
         ):
             raise LeaseRefused(reason="the payer did not sign this opening")
-        free = await self._ledger.escrow(terms.payer)
-        if free < opening.deposit:
-            raise EmptyWallet(balance=free, symbol=self._ledger.asset.symbol, needed=opening.deposit)
+        if promise.opening:
+            raise LeaseRefused(reason="this lease is being opened already")
+        promise.opening = True
+        try:
+            transaction = await self._lock(channel_id, terms, promise, opening, peer)
+        finally:
+            promise.opening = False
         del self._promises[terms.lease_hash]
-        self._journal.save_lease(
-            LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_ns())
-        )
-        transaction = await self._ledger.open(self._wallet, terms, opening)
         self._journal.save_transaction(channel_id, "open", transaction)
         tenancy = Tenancy(
             channel_id=channel_id,
@@ -321,7 +333,11 @@ class Agent:
     # -- tenancies and money
 
     async def _keep(self, tenancy: Tenancy) -> None:
-        await tenancy.run()
+        try:
+            await tenancy.run()
+        except Exception:
+            log.exception("lease=%s failed", tenancy.channel_id.hex())
+            self._uncollected.set()
         # The consumer may be cut off just now: the outcome waits for it as long as the tunnel does.
         with anyio.move_on_after(tenancy.offer.grace_s):
             await tenancy.heard()
@@ -341,7 +357,8 @@ class Agent:
         while True:
             for record in self._journal.unsettled("payee"):
                 tenancy = self._tenancies.get(record.channel_id)
-                if tenancy is not None and not tenancy.slot_free.is_set():
+                if tenancy is not None and not tenancy.finished.is_set():
+                    # Its last voucher may still come.
                     continue
                 try:
                     receipt = await self._collect(record.channel_id)

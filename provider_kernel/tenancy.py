@@ -21,7 +21,7 @@ from jupyter_depin.channels import KernelSide
 from jupyter_depin.drivers.clock import steady_ns
 from jupyter_depin.drivers.meter import PayeeDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
-from jupyter_depin.errors import DepinError, LeaseEnded
+from jupyter_depin.errors import DepinError, LeaseEnded, RemoteProtocolError
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.frames import Lane, Part
@@ -56,6 +56,7 @@ _FINAL_VOUCHER_S = 10
 """How long an ended lease waits for the last voucher before it is settled with the newest one."""
 _URGENT_S = 1.0
 """How long a kernel that was stopped for its output's sake runs on after an interrupt before that is looked at again."""
+_CONTINUE = getattr(signal, "SIGCONT", 0)
 
 Collect = Callable[[bytes], Awaitable[Receipt]]
 
@@ -105,7 +106,7 @@ class Tenancy:
         self._orders_in, self._orders = anyio.create_memory_object_stream[Launch](64)
         self._kernel: SandboxedKernel | None = None
         self._channels: KernelSide | None = None
-        self._epoch = 0
+        self._epoch = self._ordered_epoch = 0
         self._stopped_for: set[str] = set()
         self._over = anyio.Event()
         self._reason: EndReason | None = None
@@ -132,8 +133,11 @@ class Tenancy:
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._finish()
-                self.finished.set()
+                try:
+                    await self._finish()
+                finally:
+                    self.slot_free.set()
+                    self.finished.set()
 
     # -- the end
 
@@ -247,15 +251,27 @@ class Tenancy:
     def _ordered(self, order: LeaseOrder) -> None:
         match order:
             case Launch():
+                if not self._ordered_epoch < order.epoch < 1 << 32:
+                    raise RemoteProtocolError(
+                        detail=f"launch {order.epoch} after launch {self._ordered_epoch}"
+                    )
+                self._ordered_epoch = order.epoch
                 if self.ended:
                     refusal = LeaseEnded(reason=str(self._reason and self._reason.value))
                     self._say(LaunchFailed(order.epoch, refusal.code, refusal.facts))
                 else:
-                    self._orders_in.send_nowait(order)
+                    try:
+                        self._orders_in.send_nowait(order)
+                    except anyio.WouldBlock as error:
+                        raise RemoteProtocolError(
+                            detail="it orders kernels faster than they start"
+                        ) from error
             case Signal():
                 if self._kernel is not None and order.epoch == self._epoch and 0 < order.signum < signal.NSIG:
                     self._let_through()
-                    self._kernel.interrupt(order.signum)
+                    # A kernel that stands still for arrears must not be woken by its consumer.
+                    if order.signum != _CONTINUE or not self._stopped_for:
+                        self._kernel.interrupt(order.signum)
             case End():
                 known = {reason.value: reason for reason in EndReason}
                 self.end(known.get(order.reason, EndReason.STOPPED_BY_USER))
