@@ -316,6 +316,26 @@ class Agent:
         tasks.start_soon(self._keep, tenancy)
         return LeaseOpened(transaction)
 
+    async def _lock(
+        self, channel_id: bytes, terms: Terms, promise: _Promise, opening: Opening, peer: NodeId
+    ) -> str:
+        """Have the deposit locked. Journalled first, for whatever becomes of the transaction must be found again."""
+        free = await self._ledger.escrow(terms.payer)
+        if free < opening.deposit:
+            raise EmptyWallet(balance=free, symbol=self._ledger.asset.symbol, needed=opening.deposit)
+        self._journal.save_lease(
+            LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_ns())
+        )
+        try:
+            return await self._ledger.open(self._wallet, terms, opening)
+        except BaseException:
+            # It may be on its way all the same: the collector asks the ledger, and gives the deposit back.
+            self._journal.end(channel_id, EndReason.START_FAILED.value, 0)
+            self._promises.pop(terms.lease_hash, None)
+            self._slots[promise.slot] = None
+            self._uncollected.set()
+            raise
+
     async def _attach(self, request: AttachTunnel, connection: Connection, control: Stream) -> Tenancy | None:
         tenancy = self._tenancies.get(request.channel_id)
         try:
