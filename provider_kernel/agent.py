@@ -48,7 +48,7 @@ from jupyter_depin.protocol.messages import (
     Request,
     SignedOffer,
 )
-from jupyter_depin.protocol.money import NS_PER_SECOND, Amount, Rate, owed, parse_amount
+from jupyter_depin.protocol.money import NS_PER_SECOND, Amount, Rate, format_amount, owed, parse_amount
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
@@ -297,7 +297,7 @@ class Agent:
             transaction = await self._lock(channel_id, terms, promise, opening, peer)
         finally:
             promise.opening = False
-        del self._promises[terms.lease_hash]
+        self._promises.pop(terms.lease_hash, None)
         self._journal.save_transaction(channel_id, "open", transaction)
         tenancy = Tenancy(
             channel_id=channel_id,
@@ -322,7 +322,12 @@ class Agent:
         """Have the deposit locked. Journalled first, for whatever becomes of the transaction must be found again."""
         free = await self._ledger.escrow(terms.payer)
         if free < opening.deposit:
-            raise EmptyWallet(balance=free, symbol=self._ledger.asset.symbol, needed=opening.deposit)
+            asset = self._ledger.asset
+            raise EmptyWallet(
+                balance=format_amount(free, asset.decimals),
+                symbol=asset.symbol,
+                needed=format_amount(opening.deposit, asset.decimals),
+            )
         self._journal.save_lease(
             LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_ns())
         )

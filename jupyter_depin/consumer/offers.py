@@ -22,7 +22,8 @@ from jupyter_depin.protocol.money import Rate, format_amount
 def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, now: int) -> Offer:
     """An offer that may be taken. `node`: the one that answered; `now`: Unix seconds.
 
-    Raises `WrongAddress`, `WrongChain`, `OfferExpired`, `VoucherRefused` (a bad signature).
+    Raises `WrongAddress` (also for another's signature), `WrongChain`, `OfferExpired`, `LeaseRefused` (a fee), and
+    `RemoteProtocolError` for what is no signature at all.
     """
     offer = signed.offer
     if offer.provider != ticket.provider or recover(offer.digest(), signed.signature) != offer.provider:
@@ -33,6 +34,8 @@ def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, 
         raise WrongChain(
             url="the provider", found=offer.asset.chain_id, expected=f"{asset.chain_id} ({asset.symbol})"
         )
+    if offer.open_fee:
+        raise LeaseRefused(reason="it asks for an opening fee, which this version does not pay")
     if offer.expires <= now:
         raise OfferExpired(ago=f"{now - offer.expires} s")
     return offer

@@ -22,11 +22,14 @@ from jupyter_depin.errors import (
     ConfigError,
     ConnectionLost,
     EmptyWallet,
+    LeaseError,
     LeaseRefused,
     NoFreeSlot,
-    PeerUnreachable,
+    RemoteProtocolError,
+    TransportError,
     UnknownProvider,
     WrongAddress,
+    WrongChain,
 )
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet, recover
@@ -55,6 +58,8 @@ from jupyter_depin.transport import Connection, Endpoint, Stream
 log = logging.getLogger(__name__)
 
 _ANSWER_S = 15
+_PROMISE_S = 600
+"""No promise is kept in mind for longer, whatever its date."""
 _OPEN_S = 60
 """The provider waits for the ledger before it answers an opening."""
 
@@ -95,7 +100,7 @@ async def open_lease(
                 Ticket.parse(text), config, endpoint=endpoint, ledger=ledger, wallet=wallet, journal=journal,
                 kernel_id=kernel_id,
             )  # fmt: skip
-        except (PeerUnreachable, ConnectionLost, NoFreeSlot) as error:
+        except (TransportError, LeaseError, RemoteProtocolError, WrongChain) as error:
             log.info("%s", error)
             failure = error
     assert failure is not None
@@ -141,7 +146,8 @@ async def _open_at(
             lease_hash=lease.digest(asset.domain),
         )
         channel_id = terms.channel_id(asset.domain)
-        open_by = lease.accept_by + _OPEN_S
+        # A date of the provider's choosing would let it lock the deposit long after we have gone elsewhere.
+        open_by = min(lease.accept_by, unix_now() + _PROMISE_S) + _OPEN_S
         opening = Opening(
             deposit, open_by, wallet.sign(open_digest(asset.domain, channel_id, deposit, open_by))
         )

@@ -29,12 +29,17 @@ _PROVIDER_S = 10
 """How long a provider may take to answer for a rental that is over anyway."""
 
 
-async def recover(backend: Backend, on_change: Callable[[Rental], None]) -> int:
-    """Settle what can be settled now; returns how many are left. Called at the first rental and by `rentals`."""
+async def recover(
+    backend: Backend, on_change: Callable[[Rental], None], alive: Callable[[str], bool] = lambda _: False
+) -> int:
+    """Settle what can be settled now; returns how many are left. Called at the first rental and by `rentals`.
+
+    `alive`: whether this very process still rents for a kernel id; such a lease is nobody's to recover.
+    """
     left = 0
     journal = backend.journal
     for record in [*journal.open_leases("payer"), *journal.unsettled("payer")]:
-        if not journal.claim(record.channel_id):
+        if alive(record.kernel_id) or not journal.claim(record.channel_id):
             continue
         try:
             await _settle(record, backend, on_change)

@@ -22,7 +22,13 @@ from jupyter_depin.drivers.handshake import ask
 from jupyter_depin.drivers.meter import PayerDriver
 from jupyter_depin.drivers.settlement import confirm
 from jupyter_depin.drivers.tunnel import TunnelDriver
-from jupyter_depin.errors import DepinError, LeaseEnded, LeaseError, RemoteProtocolError, TransportError
+from jupyter_depin.errors import (
+    DepinError,
+    LeaseEnded,
+    RemoteProtocolError,
+    SettlementPending,
+    TransportError,
+)
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason, Lifecycle, State
 from jupyter_depin.protocol.frames import Lane, Part
@@ -49,7 +55,7 @@ from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.status import RentalStatus
 from jupyter_depin.protocol.voucher import attach_digest
-from jupyter_depin.transport import Connection, Endpoint, Stream
+from jupyter_depin.transport import Endpoint, Stream
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
 from jupyter_depin.tunnel.machine import Tunnel
 
@@ -209,8 +215,9 @@ class Rental:
 
     async def _conclude(self) -> None:
         reason = self.reason or EndReason.STOPPED_BY_USER
-        self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
+        self.failure = self.failure or SettlementPending(reason="the payment network is slow")
         try:
+            self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
             self.receipt = await confirm(self.channel_id, ledger=self._ledger, journal=self._journal)
             self.failure = None
         except DepinError as error:
@@ -219,18 +226,18 @@ class Rental:
 
     async def _keep_link(self) -> None:
         attempt = 0
-        first: tuple[Connection, Stream] | None = self._opened.link
+        first = self._opened.link
+        control: Stream | None
         while True:
             try:
                 if first is not None:
-                    connection, control = first
-                    first = None
+                    (connection, control), first = first, None
                 else:
                     with anyio.fail_after(_DIAL_S):
-                        connection = await self._endpoint.connect(self._opened.address)
-                        control = await connection.open_stream()
+                        connection, control = await self._endpoint.connect(self._opened.address), None
                 try:
                     with anyio.fail_after(_DIAL_S):
+                        control = control or await connection.open_stream()
                         await ask(control, self._attach_request(), Attached)
                     self._fresh, attempt = False, 0
                     reason = await self._driver.carry(connection, control)
@@ -240,7 +247,8 @@ class Rental:
                         await connection.close("done")
             except (TransportError, RemoteProtocolError, TimeoutError) as error:
                 log.debug("rental=%s no link: %s", self.channel_id.hex(), error)
-            except LeaseError as error:
+            except DepinError as error:
+                # Whatever it calls its refusal, it does not carry this lease any more.
                 log.warning("rental=%s %s", self.channel_id.hex(), error)
                 self._end(EndReason.PROVIDER_LOST_KERNEL)
                 self._provider_ended.set()

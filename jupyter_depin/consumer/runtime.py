@@ -61,6 +61,7 @@ class Runtime:
         self._backends: dict[ConsumerConfig, Backend] = {}
         self._connecting: anyio.Lock
         self._rentals: dict[str, Rental] = {}
+        self._opening: list[str] = []
         self._statuses: dict[str, RentalStatus] = {}
         self._listeners: list[Listener] = []
         self._thread = threading.Thread(target=self._run, name="jupyter-depin", daemon=True)
@@ -109,14 +110,18 @@ class Runtime:
     async def rent(self, config: ConsumerConfig, kernel_id: str) -> Rental:
         """Open a lease and take it into keeping. Called through `call`. Raises why it could not be had."""
         backend = await self._backend(config)
-        opened = await open_lease(
-            backend.config,
-            endpoint=backend.endpoint,
-            ledger=backend.ledger,
-            wallet=backend.wallet,
-            journal=backend.journal,
-            kernel_id=kernel_id,
-        )
+        self._opening.append(kernel_id)
+        try:
+            opened = await open_lease(
+                backend.config,
+                endpoint=backend.endpoint,
+                ledger=backend.ledger,
+                wallet=backend.wallet,
+                journal=backend.journal,
+                kernel_id=kernel_id,
+            )
+        finally:
+            self._opening.remove(kernel_id)
         rental = Rental(
             opened=opened,
             config=backend.config,
@@ -134,7 +139,7 @@ class Runtime:
     async def recover(self, config: ConsumerConfig) -> int:
         """Settle what earlier processes left behind; returns how many rentals are still pending."""
         backend = await self._backend(config, recovering=False)
-        return await recover(backend, self._changed)
+        return await recover(backend, self._changed, self._alive)
 
     async def _backend(self, config: ConsumerConfig, *, recovering: bool = True) -> Backend:
         async with self._connecting:
@@ -145,8 +150,11 @@ class Runtime:
             if backend is None:
                 backend = self._backends[config] = await connect(config)
                 if recovering and not config.loopback:
-                    self._tasks.start_soon(recover, backend, self._changed)
+                    self._tasks.start_soon(recover, backend, self._changed, self._alive)
             return backend
+
+    def _alive(self, kernel_id: str) -> bool:
+        return kernel_id in self._opening or any(r.kernel_id == kernel_id for r in self._rentals.values())
 
     async def _keep(self, rental: Rental) -> None:
         try:
