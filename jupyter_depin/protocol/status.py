@@ -20,8 +20,8 @@ reconnecting: the link is down, the kernel goes on. ending: being settled. ended
 STATES: frozenset[str] = frozenset(get_args(State))
 
 
-class Receipt(TypedDict, total=False):
-    """What settlement brought, for `RentalStatus.receipt`. Amounts in base units, of the rental's asset."""
+class Settled(TypedDict, total=False):
+    """What settlement brought, in short: the figures of a `receipt.Receipt` that a meter shows. Amounts in base units."""
 
     paid: int
     """What the provider received: equal to the meter's last `spent`."""
@@ -29,7 +29,7 @@ class Receipt(TypedDict, total=False):
     """What came back out of the deposit."""
     served_ns: int
     transaction: str
-    """Hash of the settling transaction; absent on an in-memory ledger."""
+    """Id of the settling transaction; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class RentalStatus:
     bytes_down: int
     rtt_ms: float | None = None
     relayed: bool | None = None
-    receipt: Receipt | None = None
+    receipt: Settled | None = None
     since: float | None = None
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jupyter_depin.errors import DepinError, RentalNotFound
-from jupyter_depin.protocol.status import Receipt, RentalStatus
+from jupyter_depin.protocol.status import RentalStatus, Settled
 
 RENTAL = "ab" * 32
 PROVIDER = "0xE57bFE9F44b819898F47BF37E5AF72a0783e1141"
@@ -43,7 +43,7 @@ class FakeRentals:
         if rental_id not in self.statuses:
             raise RentalNotFound(rental=rental_id)
         spent = self.statuses[rental_id].spent
-        receipt = Receipt(paid=spent, refunded=self.statuses[rental_id].cap - spent)
+        receipt = Settled(paid=spent, refunded=self.statuses[rental_id].cap - spent)
         return self.report(rental_id, state="ended", reason=("stopped_by_user", {}), receipt=receipt)
 
     def add(self, **changes: Any) -> RentalStatus:
