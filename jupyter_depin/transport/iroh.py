@@ -32,6 +32,7 @@ from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, P
 from jupyter_depin.protocol.identity import NodeAddress, NodeId, node_id
 from jupyter_depin.transport import ALPN, Path
 from jupyter_depin.transport.iroh_calls import Pending, choose
+from jupyter_depin.transport.iroh_fork import renewed
 
 _HANDSHAKE_SECONDS = 10.0
 _CLOSE_SECONDS = 10.0
@@ -68,6 +69,9 @@ async def bind(
     the node is reached directly or not at all. A dial that is not answered ends after `dial_seconds`. Raises
     `PortInUse`, `ConfigError` (an address that cannot be read) and `TransportError`.
     """
+    global _calls
+    if renewed():
+        _calls = choose()
     iroh_ffi.uniffi_set_event_loop(cast(asyncio.BaseEventLoop, asyncio.get_running_loop()))
     key = _secret_key(secret)
     try:
