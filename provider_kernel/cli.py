@@ -120,6 +120,9 @@ async def _start(options: argparse.Namespace) -> None:
         if loopback or options.with_parent:
             tasks.start_soon(_stop_on_end_of_input, agent)
         _announce(agent, sandbox, address)
+        if loopback:
+            # The parent reads no more, and whatever the kernels print would fill its pipe.
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         await agent.run()
         tasks.cancel_scope.cancel()
 

@@ -61,6 +61,11 @@ class Backend:
         """Whether new rentals can be made of it."""
         return self.agent is None or self.agent.poll() is None
 
+    def disown(self) -> None:
+        """Don't keep the agent alive. Called in a forked process, for the agent is the parent's."""
+        if self.agent is not None and self.agent.stdin is not None:
+            self.agent.stdin.close()
+
     async def close(self) -> None:
         """Let go of everything. Never raises."""
         await self.ledger.close()
@@ -102,8 +107,12 @@ async def _loopback(config: ConsumerConfig, secret: bytes) -> Backend:
     """An agent on this machine that trusts this process alone, with a ledger in its memory."""
     home = Path(tempfile.mkdtemp(prefix="depin-loopback-"))
     command = [sys.executable, "-m", "provider_kernel", "start", "--loopback", node_id_of(secret).hex()]
+    # In a session of its own: a Ctrl-C in this process's terminal is meant for the kernel, not for the agent.
     agent = subprocess.Popen(
-        [*command, "--home", str(home / "agent")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*command, "--home", str(home / "agent")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     assert agent.stdout is not None
     try:
@@ -113,6 +122,7 @@ async def _loopback(config: ConsumerConfig, secret: bytes) -> Backend:
     except (ValueError, msgspec.ValidationError, TimeoutError) as error:
         agent.kill()
         raise KernelStartFailed(reason="the loopback agent did not come up") from error
+    agent.stdout.close()
     ledger = SharedLedger(ready.ledger)
     wallet = Wallet.generate()
     await ledger.deposit(wallet, Amount(2**60))

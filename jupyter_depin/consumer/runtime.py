@@ -14,7 +14,9 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from multiprocessing import parent_process
+from multiprocessing.util import Finalize
+from typing import Any, ClassVar, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -43,14 +45,26 @@ class Runtime:
 
     _instance: Runtime | None = None
     _guard = threading.Lock()
+    _inherited: ClassVar[list[Runtime]] = []
 
     @classmethod
     def get(cls) -> Runtime:
         """This process's runtime, started if need be (anew in a forked child, which has no threads)."""
         with cls._guard:
-            if cls._instance is None or cls._instance._pid != os.getpid():
+            if cls._instance is None:
                 cls._instance = cls()
             return cls._instance
+
+    @classmethod
+    def forked(cls) -> None:
+        """Begin anew in a forked process: the parent's threads and links are not there. Called by the interpreter."""
+        cls._guard = threading.Lock()
+        inherited, cls._instance = cls._instance, None
+        if inherited is not None:
+            # Kept untouched: to finalize what it holds would disturb the parent, or wait for threads that are not here.
+            cls._inherited.append(inherited)
+            for backend in inherited._backends.values():
+                backend.disown()
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -68,6 +82,9 @@ class Runtime:
         self._thread.start()
         self._ready.wait()
         atexit.register(self._at_exit)
+        if parent_process() is not None:
+            # A worker of multiprocessing ends without the interpreter's own farewell.
+            Finalize(None, self._at_exit, exitpriority=0)
 
     # -- from any thread
 
@@ -192,6 +209,10 @@ class Runtime:
         if self._pid == os.getpid() and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(_EXIT_S)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Runtime.forked)
 
 
 def rentals() -> Runtime:
