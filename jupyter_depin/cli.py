@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="try everything on this machine, without money")
     demo.add_argument(
-        "--run", type=Path, metavar="NOTEBOOK", help="execute a notebook instead of opening JupyterLab"
+        "--run", dest="notebook", type=Path, metavar="NOTEBOOK", help="execute a notebook instead of opening JupyterLab"
     )
     demo.add_argument("--output", type=Path, metavar="FILE", help="where the executed copy goes")
     demo.add_argument(
@@ -83,8 +83,8 @@ def _demo(options: argparse.Namespace) -> int:
     # Imported here: the demo brings the chain's libraries along, which no other command needs at once.
     from jupyter_depin import demo
 
-    if options.run is not None:
-        return demo.run_notebook(options.run, output=options.output, as_json=options.json)
+    if options.notebook is not None:
+        return demo.run_notebook(options.notebook, output=options.output, as_json=options.json)
     if options.output or options.json:
         raise ConfigError(detail="--output and --json go with --run")
     return demo.run_lab(port=options.port, browser=not options.no_browser)

@@ -70,6 +70,7 @@ class _Launching:
     """A kernel start under way; `error` is set if it failed."""
 
     def __init__(self) -> None:
+        self.since_ns = steady_ns()
         self.done = anyio.Event()
         self.error: DepinError | None = None
 
@@ -125,6 +126,7 @@ class Rental:
         self._exited = anyio.Event()
         self._exit_status: int | None = 0
         self._paused = False
+        self._cut_ns = 0
         self._over = anyio.Event()
         self._provider_ended = anyio.Event()
         self._provider_settled = anyio.Event()
@@ -241,6 +243,7 @@ class Rental:
                         await ask(control, self._attach_request(), Attached)
                     self._fresh, attempt = False, 0
                     reason = await self._driver.carry(connection, control)
+                    self._cut_ns = steady_ns()
                     log.info("rental=%s link ended: %s", self.channel_id.hex(), reason)
                 finally:
                     with anyio.CancelScope(shield=True):
@@ -280,9 +283,8 @@ class Rental:
         match decode_fact(word):
             case Launched(epoch=epoch):
                 if epoch == self._epoch and self._launching is not None:
-                    if not self._journal.started(self.channel_id):
-                        self._journal.start(self.channel_id, unix_ns())
-                    self._meter.start()
+                    # The news may have waited for a cut link; the kernel may be ready since then.
+                    self._meter.start(self._cut_ns if self._cut_ns > self._launching.since_ns else steady_ns())
                     self._launching.done.set()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:

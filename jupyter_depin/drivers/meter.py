@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import anyio
 
-from jupyter_depin.drivers.clock import steady_ns
+from jupyter_depin.drivers.clock import steady_ns, unix_ns
 from jupyter_depin.errors import DepinError
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, verify_voucher
@@ -76,6 +76,7 @@ class PayeeDriver:
     def start(self) -> None:
         """The kernel is ready. Called at each launch; the first one starts the clock."""
         if self._payee.state is PayeeState.IDLE:
+            self._journal.start(self._channel_id, unix_ns())
             self._payee.start(steady_ns())
             self._pump()
 
@@ -183,11 +184,12 @@ class PayerDriver:
         self._started = True
         self._payer.start(steady_ns() - elapsed_ns)
 
-    def start(self) -> None:
-        """The kernel is ready. Called at each launch; the first one starts the clock."""
+    def start(self, since_ns: int) -> None:
+        """The kernel is ready, since `since_ns` at the earliest. Called at each launch; the first starts the clock."""
         if not self._started:
             self._started = True
-            self._payer.start(steady_ns())
+            self._journal.start(self._channel_id, unix_ns() - (steady_ns() - since_ns))
+            self._payer.start(since_ns)
 
     def receive(self, word: ToPayer) -> None:
         """The provider said something on the payment lane."""

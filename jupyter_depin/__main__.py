@@ -1,0 +1,5 @@
+"""`python -m jupyter_depin`: the same as `jupyter depin`."""
+
+from jupyter_depin.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,84 @@
+"""`jupyter depin demo --run`: a notebook through the whole path, without Lab."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+RATE = 360_000
+TICK_S = 5
+
+
+def notebook(path: Path, *cells: str) -> Path:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
+    return path
+
+
+def last_json(output: str) -> dict:
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def test_a_notebook_is_executed_paid_and_settled(run_demo, tmp_path):
+    source = notebook(
+        tmp_path / "class.ipynb",
+        "import math, statistics\nprint('hello', 6 * 7)",
+        "statistics.mean(math.sqrt(n) for n in range(1000))",
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 3, 2]);",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    print('caught', error)",
+        "import time\ntime.sleep(6)",  # longer than a tick, so that more than the last voucher is signed
+    )
+    done = run_demo("--run", source, "--output", tmp_path / "done.ipynb", "--json")
+    assert done.returncode == 0, done.stderr
+    cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
+    assert cells[0].outputs[0].text == "hello 42\n"
+    assert cells[1].outputs[0].output_type == "execute_result"
+    assert "image/png" in cells[2].outputs[0].data
+    assert cells[3].outputs[0].text == "caught division by zero\n"
+
+    receipt = last_json(done.stdout)
+    assert set(receipt) == {
+        "provider", "node", "started", "ended", "seconds", "rate_per_hour", "asset", "vouchers", "paid", "refunded",
+        "collected_on_chain", "transactions", "chain_agrees",
+    }  # fmt: skip
+    assert receipt["chain_agrees"] is True
+    assert receipt["rate_per_hour"] == str(RATE)
+    assert receipt["paid"] == receipt["collected_on_chain"]
+    assert receipt["vouchers"] >= 2
+    assert [each["kind"] for each in receipt["transactions"]] == ["open", "settle"]
+    assert abs(int(receipt["paid"]) - RATE * receipt["seconds"] / 3600) <= RATE * TICK_S / 3600
+    assert int(receipt["paid"]) + int(receipt["refunded"]) == 720_000
+    assert "for show" in done.stderr.lower()
+    assert not list(tmp_path.glob("depin-demo-*")), "the demo cleans up after itself"
+
+
+def test_a_failing_cell_is_paid_settled_and_reported(run_demo, tmp_path):
+    source = notebook(tmp_path / "bad.ipynb", "print('before')", "raise RuntimeError('the cat pulled the plug')")
+    done = run_demo("--run", source, "--json")
+    assert done.returncode == 1
+    assert "RuntimeError: the cat pulled the plug" in done.stderr
+    assert "Traceback" not in done.stderr
+    executed = nbformat.read(tmp_path / "bad.executed.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0].text == "before\n"
+    assert executed.cells[1].outputs[0].ename == "RuntimeError"
+    assert last_json(done.stdout)["chain_agrees"] is True
+
+
+def test_the_receipt_is_readable_by_people(run_demo, tmp_path):
+    done = run_demo("--run", notebook(tmp_path / "one.ipynb", "1 + 1"))
+    assert done.returncode == 0, done.stderr
+    for word in ("Provider", "Node", "Started", "Ended", "Served", "Vouchers", "Paid", "Refunded", "the chain agrees"):
+        assert word in done.stdout
+
+
+def test_what_is_no_notebook_gets_one_sentence(run_demo, tmp_path):
+    (tmp_path / "text.ipynb").write_text("not a notebook")
+    for path in ("text.ipynb", "missing.ipynb"):
+        done = run_demo("--run", tmp_path / path)
+        assert done.returncode == 1
+        assert path in done.stderr
+        assert "Traceback" not in done.stderr
