@@ -166,10 +166,11 @@ class Tunnel:
         fresh = Tunnel(grace_ns=self._grace_ns, now=now, ping_ns=self._ping_ns, limit=self._limit)
         for lane, window in self._windows.items():
             # A lane that was reported full stays so: its source stands still until it hears of the drain.
-            fresh._windows[lane].full = window.full
+            its = fresh._windows[lane]
+            its.full = window.full
             for data in window.unacked:
-                fresh.send(lane, data.parts, now)
-            fresh._report(fresh._windows[lane])
+                its.push(data.parts)
+            fresh._report(its)
         return fresh
 
     # -- what the driver asks it
