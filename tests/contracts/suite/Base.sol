@@ -12,8 +12,9 @@ interface Vm {
     function chainId(uint256 id) external;
     function expectRevert(bytes calldata data) external;
     function getBlockTimestamp() external view returns (uint256);
+    function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
-    function parseJsonStringArray(string calldata json, string calldata key) external pure returns (string[] memory);
+    function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
     function parseUint(string calldata text) external pure returns (uint256);
     function prank(address sender) external;
     function readFile(string calldata path) external view returns (string memory);
@@ -29,7 +30,7 @@ interface IDemoToken is IERC20, IERC20Permit {
 }
 
 /// A payer with escrow, a provider, and the shortest ways to open, sign and settle.
-abstract contract Base {
+abstract contract World {
     Vm internal constant vm = Vm(0x7109709ECfa91a80626fF3989D68f67F5b1DD12D);
 
     uint256 internal constant PAYER = 0xA11CE;
@@ -52,7 +53,7 @@ abstract contract Base {
     address internal provider = address(0xBEEF);
     uint256 private _salt;
 
-    function setUp() public virtual {
+    function begin() internal {
         vm.warp(1_800_000_000);
         token = IDemoToken(deploy("DemoToken", ""));
         vault = ISessionVault(deploy("SessionVault", abi.encode(CHALLENGE, WINDOW)));
@@ -216,5 +217,12 @@ abstract contract Base {
         bytes memory digits;
         for (; value > 0; value /= 10) digits = abi.encodePacked(uint8(48 + value % 10), digits);
         return string(digits);
+    }
+}
+
+/// A world that is new for each test.
+abstract contract Base is World {
+    function setUp() public virtual {
+        begin();
     }
 }
