@@ -43,7 +43,12 @@ def run_demo(demo_environment: dict[str, str], tmp_path: Path) -> RunDemo:
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*DEMO, *map(str, arguments)], env=demo_environment, cwd=tmp_path, capture_output=True, text=True, check=False
+            [*DEMO, *map(str, arguments)],
+            env=demo_environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     return run

@@ -94,4 +94,6 @@ async def test_launcher_rented_kernel_meter_stop_receipt(start_demo, tmp_path):
         assert "the chain agrees" in printed
         assert_all_gone(everything)
         assert not list(tmp_path.glob("depin-demo-*"))
-    assert "Traceback" not in (tmp_path / "demo.err").read_text(), json.dumps((tmp_path / "demo.err").read_text())
+    assert "Traceback" not in (tmp_path / "demo.err").read_text(), json.dumps(
+        (tmp_path / "demo.err").read_text()
+    )

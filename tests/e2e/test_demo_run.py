@@ -56,8 +56,21 @@ def test_a_notebook_is_executed_paid_and_settled(run_demo, tmp_path):
     assert not list(tmp_path.glob("depin-demo-*")), "the demo cleans up after itself"
 
 
+def test_a_minute_costs_a_minute(run_demo, tmp_path):
+    source = notebook(tmp_path / "minute.ipynb", "import time\ntime.sleep(60)")
+    done = run_demo("--run", source, "--json")
+    assert done.returncode == 0, done.stderr
+    receipt = last_json(done.stdout)
+    assert 60 <= receipt["seconds"]
+    assert abs(int(receipt["paid"]) - RATE * receipt["seconds"] / 3600) <= RATE * TICK_S / 3600
+    assert receipt["vouchers"] >= 60 // TICK_S
+    assert receipt["paid"] == receipt["collected_on_chain"]
+
+
 def test_a_failing_cell_is_paid_settled_and_reported(run_demo, tmp_path):
-    source = notebook(tmp_path / "bad.ipynb", "print('before')", "raise RuntimeError('the cat pulled the plug')")
+    source = notebook(
+        tmp_path / "bad.ipynb", "print('before')", "raise RuntimeError('the cat pulled the plug')"
+    )
     done = run_demo("--run", source, "--json")
     assert done.returncode == 1
     assert "RuntimeError: the cat pulled the plug" in done.stderr
@@ -71,7 +84,17 @@ def test_a_failing_cell_is_paid_settled_and_reported(run_demo, tmp_path):
 def test_the_receipt_is_readable_by_people(run_demo, tmp_path):
     done = run_demo("--run", notebook(tmp_path / "one.ipynb", "1 + 1"))
     assert done.returncode == 0, done.stderr
-    for word in ("Provider", "Node", "Started", "Ended", "Served", "Vouchers", "Paid", "Refunded", "the chain agrees"):
+    for word in (
+        "Provider",
+        "Node",
+        "Started",
+        "Ended",
+        "Served",
+        "Vouchers",
+        "Paid",
+        "Refunded",
+        "the chain agrees",
+    ):
         assert word in done.stdout
 
 
