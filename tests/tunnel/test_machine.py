@@ -15,7 +15,7 @@ from jupyter_depin.tunnel.window import Window
 S = 10**9
 GRACE = 600 * S
 PING = 3 * S
-NOTHING = {lane: 0 for lane in Lane}
+NOTHING = dict.fromkeys(Lane, 0)
 
 
 def data(lane: Lane, seq: int, *parts: bytes) -> Data:
@@ -98,6 +98,8 @@ def test_after_a_cut_only_what_the_peer_lacks_is_sent_again():
     play >> (8, "receive", Resume(NOTHING | {Lane.IOPUB: 2})) << Opened(1) << data(Lane.IOPUB, 2, b"\2")
     # The peer knows from our Resume that its message was taken: no acknowledgement is due any more.
     assert play.tunnel.get_timer() is None
+    play >> (9, "receive", data(Lane.STDIN, 0, b"y")) << Message(Lane.STDIN, (b"y",))
+    play >> (9 + ACK_DELAY_NS, "handle_timer") << Ack({Lane.STDIN: 1})
     play.over()
 
 
