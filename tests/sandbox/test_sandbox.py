@@ -66,7 +66,7 @@ async def test_a_signal_interrupts_a_sleeping_cell(start):
 
 async def test_a_signal_reaches_the_programs_that_a_cell_started(start):
     async with start() as talk:
-        cell = "import subprocess; p = subprocess.Popen(['sh', '-c', 'echo up; exec sleep 3600']); print(-p.wait())"
+        cell = "import subprocess; p = subprocess.Popen(['sleep', '3600']); print('up', flush=True); p.wait()"
         await talk.run(cell, until="up")
         talk.kernel.interrupt(signal.SIGINT)
         with anyio.fail_after(30):
