@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,13 +77,13 @@ def run_lab(*, port: int, browser: bool) -> int:
         notebooks.mkdir()
         (notebooks / "Welcome.ipynb").write_text(json.dumps(_welcome()), "utf-8")
         command = [
-            sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", f"--ServerApp.port={port}",
+            sys.executable, "-m", "jupyter_depin.demo", f"--ServerApp.root_dir={notebooks}", f"--ServerApp.port={port}",
             f"--ServerApp.open_browser={browser}", "--LabApp.default_url=/lab/tree/Welcome.ipynb",
         ]  # fmt: skip
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
         progress("Starting JupyterLab: choose the kernel “Rented kernel (depin)”. Ctrl-C ends everything.")
-        lab = subprocess.Popen(command, env=demo.environment(), start_new_session=True)
+        lab = subprocess.Popen(command, env=demo.environment(), stdin=subprocess.PIPE, start_new_session=True)
         try:
             with _stops_on_signal(lab):
                 lab.wait()
@@ -136,6 +137,7 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
 def started() -> Iterator[Demo]:
     """Chain, contracts, funds, agent and kernel spec, all in a temporary folder that is gone afterwards."""
     with ExitStack() as stack:
+        stack.enter_context(_sigterm_unwinds())
         folder = Path(tempfile.mkdtemp(prefix="depin-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         consumer, provider = folder / "consumer", folder / "provider"
@@ -306,6 +308,32 @@ def _stops_on_signal(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM leaves through the same doors as Ctrl-C."""
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _lab_until_input_ends() -> None:
+    """JupyterLab as a child of the demo: it shuts its kernels down, and so settles, however the demo ends."""
+    from jupyterlab.labapp import main
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    main()
+
+
 def _welcome() -> dict[str, Any]:
     import nbformat.v4 as v4
 
@@ -325,3 +353,7 @@ def _welcome() -> dict[str, Any]:
         },
     )
     return dict(notebook)
+
+
+if __name__ == "__main__":
+    _lab_until_input_ends()

@@ -41,6 +41,45 @@ async def lab_is_up(port: int) -> None:
                 await anyio.sleep(0.2)
 
 
+async def rented_kernel(port: int) -> tuple[str, dict]:
+    """Start a rented kernel as a front end does; returns its id and its rental, once it runs."""
+    client = AsyncHTTPClient()
+    base, headers = f"http://127.0.0.1:{port}", {"Authorization": f"token {TOKEN}"}
+    body = json.dumps({"name": "depin-rented"})
+    with anyio.fail_after(90):
+        reply = await client.fetch(
+            f"{base}/api/kernels", method="POST", body=body, headers=headers, request_timeout=90
+        )
+        rentals = await client.fetch(f"{base}/jupyter-depin/api/rentals", headers=headers)
+    return json.loads(reply.body)["id"], json.loads(rentals.body)["rentals"][0]
+
+
+async def test_ctrl_c_settles_what_runs(start_demo, tmp_path):
+    port = free_port()
+    with start_demo("--no-browser", "--port", str(port)) as demo:
+        await lab_is_up(port)
+        kernel, rental = await rented_kernel(port)
+        assert (rental["kernel_id"], rental["state"]) == (kernel, "running")
+        everything = family(psutil.Process(demo.pid))
+        assert len(everything) >= 5  # demo, chain, agent, sandboxed kernel, Lab
+        demo.send_signal(signal.SIGINT)
+        printed, _ = await anyio.to_thread.run_sync(demo.communicate)
+        assert demo.returncode == 0
+        assert "the chain agrees" in printed
+        assert_all_gone(everything)
+
+
+async def test_a_killed_demo_leaves_nothing_running(start_demo, tmp_path):
+    port = free_port()
+    with start_demo("--no-browser", "--port", str(port)) as demo:
+        await lab_is_up(port)
+        await rented_kernel(port)
+        everything = family(psutil.Process(demo.pid))
+        demo.kill()
+        await anyio.to_thread.run_sync(demo.wait)
+        assert_all_gone(everything)
+
+
 async def test_launcher_rented_kernel_meter_stop_receipt(start_demo, tmp_path):
     if not CHROMIUM:
         pytest.skip("Chromium is not installed")

@@ -61,7 +61,7 @@ def test_a_minute_costs_a_minute(run_demo, tmp_path):
     done = run_demo("--run", source, "--json")
     assert done.returncode == 0, done.stderr
     receipt = last_json(done.stdout)
-    assert 60 <= receipt["seconds"]
+    assert receipt["seconds"] >= 60
     assert abs(int(receipt["paid"]) - RATE * receipt["seconds"] / 3600) <= RATE * TICK_S / 3600
     assert receipt["vouchers"] >= 60 // TICK_S
     assert receipt["paid"] == receipt["collected_on_chain"]
