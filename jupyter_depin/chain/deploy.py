@@ -68,6 +68,8 @@ async def deploy(
         vault = await create("SessionVault", rules.challenge_s, rules.settle_s)
         registry = await create("ProviderRegistry", token, rules.min_stake, rules.thaw_s)
         return AddressBook(chain_id, (rpc_url,), vault, registry, token, symbol, decimals)
+    except RpcRefused as error:
+        raise ChainUnreachable(url=rpc_url) from error
     finally:
         await rpc.close()
 

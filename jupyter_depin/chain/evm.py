@@ -6,6 +6,7 @@ contract's own reason. What happened is read from the receipt's events, never as
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,11 @@ from jupyter_depin.chain import ChannelState, Closing, ProviderRecord
 from jupyter_depin.chain.addresses import AddressBook
 from jupyter_depin.chain.artifacts import artifact
 from jupyter_depin.chain.recovery import compact
-from jupyter_depin.chain.refusals import empty_wallet, from_revert, skipped
+from jupyter_depin.chain.refusals import empty_wallet, skipped
+from jupyter_depin.chain.reverts import from_revert
 from jupyter_depin.chain.rpc import Rpc, RpcRefused
 from jupyter_depin.chain.transactions import Transactor
-from jupyter_depin.errors import TransactionFailed, WrongChain
+from jupyter_depin.errors import ChainUnreachable, TransactionFailed, WrongChain
 from jupyter_depin.protocol.eip712 import keccak256, struct_hash
 from jupyter_depin.protocol.identity import Address, NodeId, Signer
 from jupyter_depin.protocol.market import Asset, Opening, Terms
@@ -73,25 +75,28 @@ class EvmLedger:
 
     async def check(self) -> None:
         """See `Ledger`. A chain of this id without the vault, e.g. a fresh development chain, is a wrong one too."""
-        found = await self._rpc.number("eth_chainId")
-        expected = self._asset.chain_id
+        expected, vault = self._asset.chain_id, "0x" + self._book.vault.hex()
+        try:
+            found: object = await self._rpc.number("eth_chainId")
+            code = await self._rpc.data("eth_getCode", vault, "latest")
+        except RpcRefused as error:
+            raise ChainUnreachable(url=self._rpc.url) from error
+        if found == expected and not code:
+            found = f"{found} without the vault {vault}"
         if found != expected:
             raise WrongChain(url=self._rpc.url, found=found, expected=expected)
-        if not await self._rpc.data("eth_getCode", "0x" + self._book.vault.hex(), "latest"):
-            raise WrongChain(
-                url=self._rpc.url,
-                found=f"{found} without the vault 0x{self._book.vault.hex()}",
-                expected=expected,
-            )
         self._checked = True
 
     async def now(self) -> int:
         """See `Ledger`."""
         times = []
         for tag in ("latest", "pending"):  # the last block may be old where blocks are made on demand
-            block = await self._rpc.call("eth_getBlockByNumber", tag, False)
-            if block:
-                times.append(int(block["timestamp"], 16))
+            with contextlib.suppress(RpcRefused):  # not every node tells of a pending block
+                block = await self._rpc.call("eth_getBlockByNumber", tag, False)
+                if block:
+                    times.append(int(block["timestamp"], 16))
+        if not times:
+            raise ChainUnreachable(url=self._rpc.url)
         return max(times)
 
     async def close(self) -> None:
@@ -186,7 +191,7 @@ class EvmLedger:
             "address": "0x" + self._book.vault.hex(),
             "topics": ["0x" + self._vault.topic("Closed").hex(), "0x" + channel_id.hex()],
         }
-        last = await self._rpc.number("eth_blockNumber")
+        last = int(await self._ask("eth_blockNumber"), 16)
         while last >= 0:
             first = max(0, last - _LOG_BLOCKS + 1)
             logs = await self._ask("eth_getLogs", {**wanted, "fromBlock": hex(first), "toBlock": hex(last)})
@@ -277,11 +282,9 @@ class EvmLedger:
         try:
             return await self._rpc.call(method, *params)
         except RpcRefused as error:
-            raise (
-                from_revert("a question", error.data, self._asset)
-                if error.data
-                else TransactionFailed(action="a question", reason=error)
-            ) from error
+            if error.data:
+                raise from_revert("a question", error.data, self._asset) from error
+            raise TransactionFailed(action="a question", reason=error) from error
 
     async def _read(self, contract: Any, at: Address, function: str, *arguments: object) -> tuple[Any, ...]:
         if not self._checked:

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eth_abi.abi import decode
-from eth_abi.exceptions import DecodingError
-
-from jupyter_depin.chain.artifacts import artifact
-from jupyter_depin.errors import EmptyWallet, PaymentError, TransactionFailed, VouchersSkipped
+from jupyter_depin.errors import EmptyWallet, TransactionFailed, VouchersSkipped
 from jupyter_depin.protocol.market import Asset
 from jupyter_depin.protocol.money import format_amount
 
@@ -45,7 +41,6 @@ _WORDS = {
     "DemoToken_MintTooLarge": "at most {1} base units can be made at once",
     "ERC20InsufficientAllowance": "the token did not allow the transfer",
 }
-_ERROR_STRING = bytes.fromhex("08c379a0")  # Error(string)
 
 
 def refusal(action: str, name: str, *arguments: object) -> TransactionFailed:
@@ -62,26 +57,6 @@ def empty_wallet(asset: Asset, balance: int, needed: int) -> EmptyWallet:
         symbol=asset.symbol,
         needed=format_amount(needed, asset.decimals),
     )
-
-
-def from_revert(action: str, data: bytes, asset: Asset) -> PaymentError:
-    """The error for a revert's data. Called by the EVM ledger."""
-    if data[:4] == _ERROR_STRING:
-        try:
-            return TransactionFailed(action=action, reason=decode(["string"], data[4:])[0])
-        except DecodingError:
-            return TransactionFailed(action=action, reason="the contract gave a reason that cannot be read")
-    for contract in ("SessionVault", "ProviderRegistry", "DemoToken"):
-        found = artifact(contract).error(data)
-        if found is None:
-            continue
-        name, arguments = found
-        if name == "SessionVault_InsufficientEscrow":
-            return empty_wallet(asset, arguments[0], arguments[1])
-        if name == "ERC20InsufficientBalance":
-            return empty_wallet(asset, arguments[1], arguments[2])
-        return refusal(action, name, *("0x" + a.hex() if isinstance(a, bytes) else a for a in arguments))
-    return TransactionFailed(action=action, reason="the contract gave no reason")
 
 
 _SKIPPED = (

@@ -6,6 +6,7 @@ a `Signer` of any kind.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,36 +43,40 @@ class Rpc:
         """One request. Raises `RpcRefused`, `ChainUnreachable`."""
         for node in list(self._nodes):
             try:
-                response = await node.make_request(RPCEndpoint(method), list(params))
-                error = response.get("error")
-            except (
-                aiohttp.ClientError,
-                OSError,
-                ValueError,
-                AttributeError,
-                Web3Exception,
-            ):
+                response: object = await node.make_request(RPCEndpoint(method), list(params))
+            except (aiohttp.ClientError, OSError, ValueError, Web3Exception):
+                continue
+            if not isinstance(response, dict):
                 continue
             if node is not self._nodes[0]:
                 self._nodes.remove(node)
                 self._nodes.insert(0, node)
-            if error:
-                raise _refused(error)
+            if response.get("error"):
+                raise _refused(response["error"])
             return response.get("result")
         raise ChainUnreachable(url=self.url)
 
     async def number(self, method: str, *params: Any) -> int:
-        """One request whose answer is a number."""
-        return int(await self.call(method, *params), 16)
+        """One request whose answer is a number. Raises as `call` does."""
+        answer = await self.call(method, *params)
+        try:
+            return int(answer, 16)
+        except (TypeError, ValueError) as error:
+            raise ChainUnreachable(url=self.url) from error
 
     async def data(self, method: str, *params: Any) -> bytes:
-        """One request whose answer is bytes."""
-        return bytes.fromhex((await self.call(method, *params)).removeprefix("0x"))
+        """One request whose answer is bytes. Raises as `call` does."""
+        answer = await self.call(method, *params)
+        try:
+            return bytes.fromhex(answer.removeprefix("0x"))
+        except (AttributeError, ValueError) as error:
+            raise ChainUnreachable(url=self.url) from error
 
     async def close(self) -> None:
         """Close the connections. Never raises."""
         for node in self._nodes:
-            await node.disconnect()
+            with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
+                await node.disconnect()
 
 
 def _refused(error: Any) -> RpcRefused:

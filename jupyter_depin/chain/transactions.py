@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import rlp
 
-from jupyter_depin.chain.refusals import from_revert
+from jupyter_depin.chain.reverts import from_revert
 from jupyter_depin.chain.rpc import Rpc, RpcRefused
 from jupyter_depin.errors import ChainUnreachable, EmptyWallet, PaymentError, TransactionFailed
 from jupyter_depin.protocol.eip712 import keccak256
@@ -62,8 +62,10 @@ class Transactor:
             account.waiting += 1
             try:
                 sent = await self._submit(account, signer, to, data, action)
-            except BaseException:
+            except BaseException as error:
                 account.waiting -= 1
+                if isinstance(error, RpcRefused):
+                    raise ChainUnreachable(url=self._rpc.url) from error
                 raise
         try:
             receipt = await self._receipt(sent)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
+from web3 import AsyncHTTPProvider
 
 from jupyter_depin.chain.addresses import AddressBook
 from jupyter_depin.chain.artifacts import artifact
@@ -83,6 +84,31 @@ async def test_something_that_is_no_node_is_unreachable(devchain):
     )
     with pytest.raises(ChainUnreachable):
         await ledger.check()
+    await ledger.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"error": {"code": -32005, "message": "too many requests"}}, {"result": None}, []],
+)
+async def test_a_node_that_answers_nonsense_is_unreachable(devchain, monkeypatch, answer):
+    owner = await rich(devchain.url)
+    ledger = EvmLedger(await deploy(devchain.url, owner))
+
+    async def strange(*_):
+        return answer
+
+    monkeypatch.setattr(AsyncHTTPProvider, "make_request", strange)
+    for attempt in (
+        ledger.check(),
+        ledger.now(),
+        ledger.escrow(owner.address),
+        ledger.withdraw(owner, Amount(1)),
+    ):
+        with pytest.raises(ChainUnreachable):
+            await attempt
+    with pytest.raises(ChainUnreachable):
+        await deploy(devchain.url, owner)
     await ledger.close()
 
 
