@@ -353,9 +353,9 @@ contract SessionVault is ISessionVault, EIP712, ReentrancyGuardTransient {
         }
     }
 
-    /// @dev Only plain keys, only low s: one voucher has one signature. Address 0 signed nothing.
+    /// @dev Only plain keys, only low s: one voucher has one signature. What recovers to address 0 is an error there.
     function _signed(address key, bytes32 digest, bytes32 r, bytes32 vs) private pure returns (bool) {
         (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(digest, r, vs);
-        return failure == ECDSA.RecoverError.NoError && signer == key && key != address(0);
+        return failure == ECDSA.RecoverError.NoError && signer == key;
     }
 }
