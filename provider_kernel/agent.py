@@ -32,7 +32,6 @@ from jupyter_depin.errors import (
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet, recover
 from jupyter_depin.lifecycle import EndReason
-from jupyter_depin.protocol.eip712 import keccak256
 from jupyter_depin.protocol.frames import VERSION
 from jupyter_depin.protocol.identity import NodeId, Ticket
 from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms, open_digest
@@ -46,20 +45,18 @@ from jupyter_depin.protocol.messages import (
     OffersGiven,
     OpenLease,
     Request,
-    SignedOffer,
 )
-from jupyter_depin.protocol.money import NS_PER_SECOND, Amount, Rate, format_amount, owed, parse_amount
+from jupyter_depin.protocol.money import NS_PER_SECOND, format_amount, owed
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
 from provider_kernel.config import ProviderConfig
+from provider_kernel.offers import OfferBook
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.tenancy import Tenancy
 
 log = logging.getLogger(__name__)
 
-OFFER_S = 600
-"""How long an offer holds; a fresh one is signed when half of that is over."""
 PROMISE_S = 60
 """How long a slot is kept for somebody who was promised it."""
 _WIND_DOWN_S = 20
@@ -98,13 +95,10 @@ class Agent:
         self._config, self._endpoint, self._ledger = config, endpoint, ledger
         self._wallet, self._journal, self._sandbox = wallet, journal, sandbox
         self._trusted = trusted
-        self._rate = Rate(parse_amount(config.rate_per_hour, ledger.asset.decimals))
+        self._offers = OfferBook(config, endpoint.node, ledger.asset, wallet, sandbox)
         self._slots: list[Tenancy | _Promise | None] = [None] * config.slots
         self._promises: dict[bytes, _Promise] = {}
-        self._offers: list[SignedOffer] = []
-        self._known: dict[bytes, Offer] = {}
         self._tenancies: dict[bytes, Tenancy] = {}
-        self._sequence = unix_now()
         self._uncollected = anyio.Event()
         self._stopping = anyio.Event()
 
@@ -137,40 +131,6 @@ class Agent:
     async def _accept(self, tasks: TaskGroup) -> None:
         while True:
             tasks.start_soon(self._serve, await self._endpoint.accept(), tasks)
-
-    # -- offers
-
-    def offers(self) -> tuple[SignedOffer, ...]:
-        """The current offers, one per slot, signed anew when half of their time is over."""
-        now = unix_now()
-        if not self._offers or self._offers[0].offer.expires - now < OFFER_S // 2:
-            self._known = {d: o for d, o in self._known.items() if o.expires > now}
-            self._sequence += 1
-            self._offers = [self._offer(i, now + OFFER_S) for i in range(len(self._slots))]
-        return tuple(self._offers)
-
-    def _offer(self, slot: int, expires: int) -> SignedOffer:
-        config = self._config
-        facts = {"sandbox": self._sandbox.name, **self._sandbox.facts()}
-        offer = Offer(
-            provider=self._wallet.address,
-            node=self._endpoint.node,
-            slot=keccak256(self._endpoint.node + slot.to_bytes(4, "big")),
-            asset=self._ledger.asset,
-            rate=self._rate,
-            open_fee=Amount(0),
-            max_seconds=config.max_seconds,
-            tick_s=config.tick_s,
-            arrears_s=config.arrears_s,
-            grace_s=config.grace_s,
-            sequence=self._sequence,
-            expires=expires,
-            title=config.title,
-            facts=tuple(sorted(facts.items())),
-        )
-        digest = offer.digest()
-        self._known[digest] = offer
-        return SignedOffer(offer, self._wallet.sign(digest))
 
     # -- one connection
 
@@ -210,7 +170,7 @@ class Agent:
             case AskOffers():
                 if request.version != VERSION:
                     raise LeaseRefused(reason=f"it speaks version {VERSION}, you speak {request.version}")
-                return OffersGiven(self.offers())
+                return OffersGiven(self._offers.current(unix_now()))
             case AskLease():
                 return self._promise(request, peer)
             case OpenLease():
@@ -228,7 +188,7 @@ class Agent:
         )
         if not welcome:
             raise StrangersRefused
-        offer = self._known.get(request.offer)
+        offer = self._offers.known(request.offer)
         now = unix_now()
         if offer is None or offer.expires <= now:
             raise OfferExpired(ago=f"{now - offer.expires} s" if offer else "some time")
@@ -249,7 +209,7 @@ class Agent:
         return LeaseGiven(lease, self._wallet.sign(digest))
 
     def _free_slot(self, offer: Offer, now: int) -> int:
-        slot = next(i for i, signed in enumerate(self._offers) if signed.offer.slot == offer.slot)
+        slot = self._offers.slot(offer)
         holder = self._slots[slot]
         if isinstance(holder, _Promise) and holder.lapsed(now):
             holder = None

@@ -19,7 +19,7 @@ from anyio.abc import TaskStatus
 
 from jupyter_depin.chain import Ledger
 from jupyter_depin.chain.shared import LedgerAddress, serve
-from jupyter_depin.errors import ConfigError, DepinError
+from jupyter_depin.errors import ConfigError, DepinError, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, load_or_create_node_secret
 from jupyter_depin.protocol.identity import NodeId, checksummed, node_id
@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="provider-kernel", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    parser = argparse.ArgumentParser(
+        prog="provider-kernel", description="Lend this machine's kernels to others, by the second."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="whether kernels can be sandboxed here")
     check.set_defaults(run=_check)
     start = commands.add_parser("start", help="lend kernels until Ctrl-C")
@@ -58,16 +60,31 @@ def _parser() -> argparse.ArgumentParser:
         "--home",
         type=Path,
         default=Path("~/.local/share/provider-kernel"),
-        help="keys, journal, provider.toml",
+        help="keys, journal, provider.toml (default: %(default)s)",
     )
     start.add_argument("--listen", help="UDP address, such as 0.0.0.0:7979")
     start.add_argument("--address-book", help="JSON file that names the chain and its contracts")
-    start.add_argument("--sandbox", choices=["auto", "bubblewrap", "none"])
-    start.add_argument("--loopback", metavar="NODE", help="serve this one node only, on a ledger in memory")
+    start.add_argument(
+        "--sandbox",
+        choices=["auto", "bubblewrap", "none"],
+        help="what confines the kernels; auto: bubblewrap where it works",
+    )
+    start.add_argument(
+        "--loopback", type=_node, metavar="NODE", help="serve this one node only, on a ledger in memory"
+    )
     start.add_argument("--with-parent", action="store_true", help="end when standard input does")
-    start.add_argument("--log-level", default="warning")
+    start.add_argument(
+        "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
+    )
     start.set_defaults(run=_run)
     return parser
+
+
+def _node(text: str) -> NodeId:
+    try:
+        return node_id(bytes.fromhex(text))
+    except (ValueError, ConfigError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a node id of 64 hex digits") from error
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -85,8 +102,11 @@ def _run(options: argparse.Namespace) -> None:
 
 async def _start(options: argparse.Namespace) -> None:
     home: Path = options.home.expanduser()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    loopback = node_id(bytes.fromhex(options.loopback)) if options.loopback else None
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(detail=f"the folder {home} cannot be made ({error.strerror})") from error
+    loopback: NodeId | None = options.loopback
     overrides = {"listen": options.listen, "address_book": options.address_book, "sandbox": options.sandbox}
     if loopback:
         overrides |= {
@@ -142,7 +162,10 @@ async def _ledger(config: ProviderConfig, loopback: bool) -> AsyncIterator[Ledge
         from jupyter_depin.chain.addresses import AddressBook
         from jupyter_depin.chain.evm import EvmLedger
 
-        ledger = EvmLedger(AddressBook.load(config.path(config.address_book)))
+        book = config.path(config.address_book)
+        if not book.exists():
+            raise NoNetwork(path=book, fix="Put your network's address book there, or name it: --address-book FILE.")
+        ledger = EvmLedger(AddressBook.load(book))
     try:
         await ledger.check()
         yield ledger

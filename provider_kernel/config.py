@@ -37,7 +37,7 @@ class ProviderConfig:
     tick_s: int = 5
     arrears_s: int = 30
     grace_s: int = 600
-    stake: str = "1"
+    stake: str = "100"
     listen: str = "0.0.0.0:0"
     relays: tuple[str, ...] = ()
     address_book: str = "network.json"
@@ -81,7 +81,11 @@ class ProviderConfig:
                     raise ConfigError(detail=f"there is no setting {name!r}")
                 values[name] = _checked(name, value, getattr(cls, name))
             return cls(home=home, **(values | {k: v for k, v in overrides.items() if v is not None}))
-        except (OSError, ValueError, ConfigError) as error:
+        except ConfigError as error:
+            raise DamagedConfig(path=path, reason=error.facts["detail"]) from error
+        except OSError as error:
+            raise DamagedConfig(path=path, reason=error.strerror or error) from error
+        except ValueError as error:
             raise DamagedConfig(path=path, reason=error) from error
 
 

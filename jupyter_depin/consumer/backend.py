@@ -84,19 +84,26 @@ async def connect(config: ConsumerConfig) -> Backend:
     secret = secrets.token_bytes(32)
     if config.loopback:
         return await _loopback(config, secret)
-    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config.make_home()
     wallet = Wallet.load_or_create(config.wallet)
     journal = Journal(config.journal)
     ledger = await open_ledger(config.home / config.address_book)
-    await ledger.check()
-    endpoint = await bind(secret=secret, relays=config.relays)
+    try:
+        await ledger.check()
+        endpoint = await bind(secret=secret, relays=config.relays)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await ledger.close()
+        raise
     return Backend(config, endpoint, ledger, wallet, journal)
 
 
 async def open_ledger(address_book: Path) -> Ledger:
     """The ledger that an address book names. Raises `NoNetwork`, `DamagedConfig`."""
     if not address_book.exists():
-        raise NoNetwork(path=address_book)
+        raise NoNetwork(
+            path=address_book, fix="`jupyter depin kernel TICKET --address-book FILE` sets one up."
+        )
     book = AddressBook.load(address_book)
     evm: Any = await anyio.to_thread.run_sync(importlib.import_module, "jupyter_depin.chain.evm")
     ledger: Ledger = evm.EvmLedger(book)

@@ -10,6 +10,7 @@ allowed_env = ["LANG", "TZ"]          # what the provider's kernel may know of t
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -19,6 +20,9 @@ from typing import Any
 from jupyter_core.paths import jupyter_data_dir
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
+
+_AMOUNTS = ("max_rate_per_hour", "max_spend")
+_AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 def default_home() -> Path:
@@ -55,6 +59,15 @@ class ConsumerConfig:
         """The renter's wallet key."""
         return self.home / "wallet.key"
 
+    def make_home(self) -> None:
+        """Make the folder, private to its owner. Called by whoever is about to write there. Raises `ConfigError`."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                detail=f"the folder {self.home} cannot be made ({error.strerror}); name another one with --home"
+            ) from error
+
     def filtered(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The part of an environment that a stranger's machine may see. Jupyter hands us all of it, secrets included."""
         return {name: environment[name] for name in self.allowed_env if name in environment}
@@ -72,8 +85,21 @@ class ConsumerConfig:
                 if name not in names:
                     raise ConfigError(detail=f"there is no setting {name!r}")
                 values[name] = tuple(value) if isinstance(value, list) else value
-                if type(values[name]) is not type(getattr(cls, name)):
-                    raise ConfigError(detail=f"{name} is {value!r}, which is of the wrong kind")
+                _check(name, values[name], getattr(cls, name))
             return cls(home=home, **values)
-        except (OSError, ValueError, ConfigError) as error:
+        except ConfigError as error:
+            raise DamagedConfig(path=path, reason=error.facts["detail"]) from error
+        except OSError as error:
+            raise DamagedConfig(path=path, reason=error.strerror or error) from error
+        except ValueError as error:
             raise DamagedConfig(path=path, reason=error) from error
+
+
+def _check(name: str, value: Any, default: Any) -> None:
+    right = type(value) is type(default)
+    if isinstance(value, tuple):
+        right = right and all(isinstance(each, str) for each in value)
+    if not right:
+        raise ConfigError(detail=f"{name} is {value!r}, which is of the wrong kind")
+    if name in _AMOUNTS and not _AMOUNT.fullmatch(value):
+        raise ConfigError(detail=f"{name} is {value!r}, which is no amount such as 0.50")

@@ -24,6 +24,7 @@ from jupyter_depin.errors import (
     EmptyWallet,
     LeaseError,
     LeaseRefused,
+    LimitTooLow,
     NoFreeSlot,
     RemoteProtocolError,
     TransportError,
@@ -215,10 +216,10 @@ def _deposit(offer: Offer, lease: Lease, config: ConsumerConfig) -> Amount:
     least = max(1, owed(offer.rate, offer.arrears_s * NS_PER_SECOND), offer.open_fee)
     limit = parse_amount(config.max_spend, offer.asset.decimals)
     if limit < least:
-        raise EmptyWallet(
-            balance=f"a limit of {config.max_spend}",
+        raise LimitTooLow(
+            cap=config.max_spend,
             symbol=offer.asset.symbol,
-            needed=f"at least {format_amount(least, offer.asset.decimals)}",
+            needed=format_amount(least, offer.asset.decimals),
         )
     return Amount(max(least, min(whole, limit)))
 

@@ -52,6 +52,7 @@ from jupyter_depin.protocol.messages import (
     encode,
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND
+from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.status import RentalStatus
 from jupyter_depin.protocol.voucher import attach_digest
@@ -78,8 +79,8 @@ class _Launching:
 class Rental:
     """The consumer's live object for one lease. All methods run on the runtime's loop.
 
-    `on_change(rental)` is called whenever something that is shown has moved; `on_end(rental)` once, when the lease is
-    over for a reason that nobody here asked for.
+    `on_change(rental)` is called whenever something that is shown has moved. `recovered`: the lease was opened by a
+    process that is gone; it is taken up again only to be ended.
     """
 
     def __init__(
@@ -284,7 +285,9 @@ class Rental:
             case Launched(epoch=epoch):
                 if epoch == self._epoch and self._launching is not None:
                     # The news may have waited for a cut link; the kernel may be ready since then.
-                    self._meter.start(self._cut_ns if self._cut_ns > self._launching.since_ns else steady_ns())
+                    self._meter.start(
+                        self._cut_ns if self._cut_ns > self._launching.since_ns else steady_ns()
+                    )
                     self._launching.done.set()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
@@ -344,7 +347,7 @@ class Rental:
             self._exited.set()
 
     def _ended_error(self) -> DepinError:
-        return LeaseEnded(reason=REASONS.get(self.reason or EndReason.STOPPED_BY_USER, "it was stopped"))
+        return LeaseEnded(reason=SENTENCES[self.reason or EndReason.STOPPED_BY_USER])
 
     # -- what is shown
 
@@ -362,9 +365,7 @@ class Rental:
         offer = self._opened.offer
         path = self._driver.connection.path() if self._driver.connection is not None else None
         reason = self._lifecycle.reason
-        facts: dict[str, str] = {}
-        if self.failure is not None:
-            facts = {"pending": str(self.failure)}
+        facts = {"pending": str(self.failure)} if self.failure is not None else {}
         receipt = self.receipt
         return RentalStatus(
             id=self.channel_id.hex(),
@@ -397,15 +398,3 @@ class Rental:
 
 
 _QUIET = frozenset({EndReason.STOPPED_BY_USER, EndReason.KERNEL_SHUTDOWN})
-
-REASONS: dict[EndReason, str] = {
-    EndReason.STOPPED_BY_USER: "you stopped it",
-    EndReason.KERNEL_SHUTDOWN: "the kernel was shut down",
-    EndReason.PROVIDER_STOPPED: "the provider stopped it",
-    EndReason.ARREARS: "it stayed unpaid for too long",
-    EndReason.CAP_REACHED: "your limit for this rental is used up",
-    EndReason.LEASE_OVER: "the agreed time is over",
-    EndReason.UNREACHABLE: "the provider could not be reached any more",
-    EndReason.START_FAILED: "the kernel could not be started",
-    EndReason.PROVIDER_LOST_KERNEL: "the provider's machine restarted and lost the kernel",
-}

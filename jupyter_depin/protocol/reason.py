@@ -29,3 +29,17 @@ class EndReason(StrEnum):
     """The kernel never became ready."""
     PROVIDER_LOST_KERNEL = "provider_lost_kernel"
     """The provider's machine restarted, and the kernel with it."""
+
+
+SENTENCES: dict[EndReason, str] = {
+    EndReason.STOPPED_BY_USER: "you stopped it",
+    EndReason.KERNEL_SHUTDOWN: "the kernel was shut down",
+    EndReason.PROVIDER_STOPPED: "the provider stopped it",
+    EndReason.ARREARS: "it stayed unpaid for too long",
+    EndReason.CAP_REACHED: "your limit for this rental is used up",
+    EndReason.LEASE_OVER: "the agreed time is over",
+    EndReason.UNREACHABLE: "the provider could not be reached any more",
+    EndReason.START_FAILED: "the kernel could not be started",
+    EndReason.PROVIDER_LOST_KERNEL: "the provider's machine restarted and lost the kernel",
+}
+"""What a user reads after "the rental has ended:", where no front end writes it in the user's language."""
