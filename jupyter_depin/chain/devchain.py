@@ -40,8 +40,7 @@ class StateFile:
     A change that was not written whole was not answered either, so a torn last line is dropped.
     """
 
-    def __init__(self, path: Path, engine: Engine, file: BinaryIO) -> None:
-        self._path = path
+    def __init__(self, engine: Engine, file: BinaryIO) -> None:
         self._engine = engine
         self._file = file
         self._written = len(engine.changes)
@@ -64,20 +63,21 @@ class StateFile:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DamagedConfig(path=path, reason="another chain is using it") from error
-        whole, newline, _ = file.read().rpartition(b"\n")
-        file.truncate(len(whole) + len(newline))
-        file.seek(0, os.SEEK_END)
+        whole, newline, torn = file.read().rpartition(b"\n")
+        if torn and not whole:
+            raise ValueError("it has no whole line")  # somebody's other file, or the first line was torn
         lines = [json.loads(line) for line in whole.splitlines()]
         engine = Engine(lines[0]["genesis"] if lines else int(time.time()))
-        state = cls(path, engine, file)
-        if not lines:
-            state._append({"genesis": engine.genesis, "chain_id": CHAIN_ID})
         for line in lines[1:]:
             if "revert" in line:
                 engine.revert(line["revert"])
             else:
                 engine.apply(Change(line["kind"], line["at"], bytes.fromhex(line.get("data", ""))))
-        state._written = len(engine.changes)
+        file.truncate(len(whole) + len(newline))  # only now: what cannot be read is left as it is
+        file.seek(0, os.SEEK_END)
+        state = cls(engine, file)
+        if not lines:
+            state._append({"genesis": engine.genesis, "chain_id": CHAIN_ID})
         return state
 
     @property
@@ -86,7 +86,7 @@ class StateFile:
         return self._engine
 
     def save(self) -> None:
-        """Bring the file up to the chain. Called after each request, before its answer goes out."""
+        """Bring the file up to the chain. Called after each single request, before the answer goes out."""
         changes = self._engine.changes
         if len(changes) < self._written:
             self._append({"revert": len(changes)})
@@ -129,8 +129,10 @@ class RpcHandler(RequestHandler):
             self.set_status(400)
             return
         many = isinstance(asked, list)
-        answers = [answer(self._engine, one) for one in (asked if many else [asked])]
-        self._save()
+        answers = []
+        for one in asked if many else [asked]:
+            answers.append(answer(self._engine, one))
+            self._save()
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(answers if many else answers[0]))
 

@@ -4,7 +4,7 @@ Every change is one `Change` with the timestamp of its block; the same changes i
 hashes, so a killed chain comes back from its file, and going back to a snapshot is a replay of the shorter list.
 
 Rejected: eth-tester around py-evm (random block fields make replay impossible, reverts lose their data, and a
-transaction takes twenty times as long); accounts with known keys (money comes as a withdrawal, which needs no key).
+transaction takes several times as long); accounts with known keys (money comes as a withdrawal, which needs no key).
 """
 
 from __future__ import annotations
@@ -172,8 +172,10 @@ class Engine:
                 self._chain.mine_all([], withdrawals=[gift], **seal)
             elif change.kind == "raw":
                 self._mine_transaction(change.data, seal)
-            else:
+            elif change.kind == "mine":
                 self._chain.mine_block(**seal)
+            else:
+                raise Refused(f"unknown change {change.kind!r}")
         self.changes.append(change)
 
     def _decoded(self, raw: bytes) -> SignedTransactionAPI:

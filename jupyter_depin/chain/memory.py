@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from jupyter_depin.chain import ChannelState, Closing, ProviderRecord
 from jupyter_depin.chain.recovery import recover
-from jupyter_depin.chain.refusals import empty_wallet, refusal, skipped
+from jupyter_depin.chain.refusals import empty_wallet, refusal, skipped, stake_too_low
 from jupyter_depin.protocol.eip712 import keccak256
 from jupyter_depin.protocol.identity import NO_ADDRESS, Address, NodeId, Signer
 from jupyter_depin.protocol.market import Asset, Opening, Terms, close_digest, open_digest
@@ -279,7 +279,7 @@ class MemoryLedger:
             raise refusal(action, "ProviderRegistry_NoNode")
         known = self._providers.get(wallet.address)
         if known is None and stake < self._min_stake:
-            raise refusal(action, "ProviderRegistry_StakeTooLow", stake, self._min_stake)
+            raise stake_too_low(self._asset, stake, self._min_stake)
         if stake:
             self._take(wallet.address, stake, action)
         total = stake + (known.stake if known else 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jupyter_depin.errors import EmptyWallet, TransactionFailed, VouchersSkipped
+from jupyter_depin.errors import EmptyWallet, StakeTooLow, TransactionFailed, VouchersSkipped
 from jupyter_depin.protocol.market import Asset
 from jupyter_depin.protocol.money import format_amount
 
@@ -33,7 +33,6 @@ _WORDS = {
     "ProviderRegistry_NodeTaken": "this node acts for the provider {1}",
     "ProviderRegistry_AlreadyRegistered": "{0} is registered already",
     "ProviderRegistry_NotRegistered": "{0} is not registered",
-    "ProviderRegistry_StakeTooLow": "a stake of {0} base units is below the least one, {1}",
     "ProviderRegistry_BadAmount": "{0} base units are nothing, or more than is staked",
     "ProviderRegistry_NothingThawing": "no stake is thawing",
     "ProviderRegistry_StillThawing": "the stake thaws until {0} (Unix seconds)",
@@ -56,6 +55,15 @@ def empty_wallet(asset: Asset, balance: int, needed: int) -> EmptyWallet:
         balance=format_amount(balance, asset.decimals),
         symbol=asset.symbol,
         needed=format_amount(needed, asset.decimals),
+    )
+
+
+def stake_too_low(asset: Asset, stake: int, least: int) -> StakeTooLow:
+    """The error for a stake that the registry does not take, in whole units of the asset."""
+    return StakeTooLow(
+        stake=format_amount(stake, asset.decimals),
+        symbol=asset.symbol,
+        least=format_amount(least, asset.decimals),
     )
 
 

@@ -6,7 +6,7 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 
 from jupyter_depin.chain.artifacts import artifact
-from jupyter_depin.chain.refusals import empty_wallet, refusal
+from jupyter_depin.chain.refusals import empty_wallet, refusal, stake_too_low
 from jupyter_depin.errors import PaymentError, TransactionFailed
 from jupyter_depin.protocol.market import Asset
 
@@ -29,5 +29,7 @@ def from_revert(action: str, data: bytes, asset: Asset) -> PaymentError:
             return empty_wallet(asset, arguments[0], arguments[1])
         if name == "ERC20InsufficientBalance":
             return empty_wallet(asset, arguments[1], arguments[2])
+        if name == "ProviderRegistry_StakeTooLow":
+            return stake_too_low(asset, arguments[0], arguments[1])
         return refusal(action, name, *("0x" + a.hex() if isinstance(a, bytes) else a for a in arguments))
     return TransactionFailed(action=action, reason="the contract gave no reason")

@@ -115,7 +115,14 @@ def test_a_half_written_last_line_is_dropped_and_the_rest_kept(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"nonsense\n", b'{"genesis": 1}\n{"kind": "raw", "at": 5, "data": "00"}\n', b"[]\n"]
+    "damage",
+    [
+        b"nonsense\n",
+        b'{"genesis": 1}\n{"kind": "raw", "at": 5, "data": "00"}\n',
+        b"[]\n",
+        b"somebody's notes",
+        b"somebody's notes",
+    ],
 )
 def test_a_damaged_state_file_is_left_alone(tmp_path, damage):
     state = tmp_path / "chain.jsonl"
