@@ -96,7 +96,8 @@ async def serve(ledger: Ledger, secret: str, *, task_status: TaskStatus[LedgerAd
             except (anyio.EndOfStream, anyio.BrokenResourceError, DepinError):
                 return
 
-    await listener.serve(handle)
+    async with listener:
+        await listener.serve(handle)
 
 
 async def _answer(ledger: Ledger, secret: str, call: _Call) -> _Result | _Failure:

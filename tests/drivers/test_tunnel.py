@@ -325,33 +325,30 @@ async def test_the_newest_connection_wins_and_stale_ones_never_block_it(pair):
 
 
 async def test_a_peer_without_memory_gets_what_was_held_even_if_its_first_try_was_superseded(pair):
-    async with pair() as ends:
+    async with pair(keep=False) as ends, anyio.create_task_group() as tasks:
+        links = [(await ends.dial(), await ends.answer()) for _ in range(3)]
+        for i in (0, 1):
+            tasks.start_soon(ends.drivers[i].carry, *links[0][i])
         ends.drivers[0].send(Lane.SHELL, b"before")
         ends.drivers[1].send(Lane.LEASE, b"taken")
         await ends.drained()
-        ends.network.cut(ends.nodes[0].node, ends.nodes[1].node)
-        await ends.turns()
+        ends.network.hold()
         ends.drivers[1].send(Lane.LEASE, b"settled")
+        await ends.turns()
         ends.drivers[0].close()
         ends.drivers[0] = ends.driver(0)
         ends.got[0].clear()
-        ends.network.mend(ends.nodes[0].node, ends.nodes[1].node)
-        # Two attempts come at once; only the first, which is told "attached", says that its memory is gone.
-        dead = ends.network.endpoint("nobody")
-        gone = await dead.connect(ends.network.endpoint("nowhere").address())
-        stream = await gone.open_stream()
-        async with anyio.create_task_group() as tasks:
-
-            async def first() -> None:
-                await ends.drivers[1].carry(gone, stream, fresh=True)
-
-            tasks.start_soon(first)
-            await ends.drained()
-            tasks.cancel_scope.cancel()
+        ends.network.release()
+        # Two attempts come at once; only the first says that its memory is gone, for it was told "attached".
+        tasks.start_soon(lambda: ends.drivers[1].carry(*links[1][1], fresh=True))
+        tasks.start_soon(ends.drivers[1].carry, *links[2][1])
+        tasks.start_soon(ends.drivers[0].carry, *links[2][0])
+        await ends.drained()
         assert ends.got[0][Lane.LEASE] == [[b"settled"]]
         ends.drivers[0].send(Lane.SHELL, b"after")
         await ends.drained()
         assert ends.got[1][Lane.SHELL] == [[b"before"], [b"after"]]
+        tasks.cancel_scope.cancel()
 
 
 # -- the end
