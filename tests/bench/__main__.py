@@ -1,0 +1,34 @@
+"""Run benchmarks: `python -m tests.bench [NAME …] [--list] [--quick]`. A NAME is the beginning of a figure's name."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.bench import channels, money, start
+
+BENCHMARKS = (*channels.BENCHMARKS, *money.BENCHMARKS, *start.BENCHMARKS)
+
+
+def main() -> int:
+    """Print one JSON object a figure; the ratio is ours to the peer's."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=main.__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="the beginning of a figure's name; none: all"
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is, and measure nothing")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no figures to keep")
+    asked = parser.parse_args()
+    chosen = [benchmark for benchmark in BENCHMARKS if benchmark.chosen(asked.names)]
+    if not chosen:
+        parser.error(f"there is no benchmark {' or '.join(asked.names)}")
+    for benchmark in chosen:
+        if asked.list:
+            print(f"{', '.join(benchmark.names)} ({benchmark.better} is better): {benchmark.says}")
+            continue
+        for line in benchmark.run(asked.quick):
+            print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

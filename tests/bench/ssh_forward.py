@@ -1,0 +1,44 @@
+"""The peer that everybody has: a kernel's ports forwarded over SSH, by asyncssh, with a program for each end.
+
+`serve` prints its port; `forward PORT TARGET …` prints the local ports that stand for the targets. Two programs rather
+than threads of the benchmark, so that the peer is at its best.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import asyncssh
+
+
+class _Server(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+    def connection_requested(self, *_: object) -> bool:
+        return True
+
+
+async def _serve() -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.create_server(
+        _Server, "127.0.0.1", 0, server_host_keys=[key], compression_algs=["none"]
+    )
+    print(json.dumps(server.get_port()), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def _forward(port: int, targets: list[int]) -> None:
+    connection = await asyncssh.connect(
+        "127.0.0.1", port, known_hosts=None, username="bench", client_keys=None, compression_algs=["none"]
+    )
+    listeners = [await connection.forward_local_port("127.0.0.1", 0, "127.0.0.1", t) for t in targets]
+    print(json.dumps([listener.get_port() for listener in listeners]), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    _, role, *numbers = sys.argv
+    asyncio.run(_serve() if role == "serve" else _forward(int(numbers[0]), [int(n) for n in numbers[1:]]))
