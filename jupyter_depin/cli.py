@@ -14,16 +14,17 @@ import anyio
 from jupyter_depin.consumer.backend import Backend, connect
 from jupyter_depin.consumer.config import ConsumerConfig, default_home
 from jupyter_depin.consumer.recovery import recover
-from jupyter_depin.errors import ConfigError, DepinError
-from jupyter_depin.journal import Journal
+from jupyter_depin.errors import ConfigError, DepinError, NoNetwork, PaymentError
+from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import checksummed
 from jupyter_depin.protocol.money import format_amount, parse_amount
+from jupyter_depin.protocol.reason import SENTENCES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments, argparse.Namespace(home=None))
     logging.basicConfig(level=logging.ERROR)
     try:
         status: int = options.run(options)
@@ -36,47 +37,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jupyter depin", description="Notebook kernels on other people's machines."
+    # Understood before and after the command; a default of its own would hide what stood before.
+    home = argparse.ArgumentParser(add_help=False)
+    home.add_argument(
+        "--home",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help=f"keys, journal and config.toml (default: {default_home()})".replace("%", "%%"),
     )
-    parser.add_argument(
-        "--home", type=Path, help=f"keys, journal and config.toml (default: {default_home()})"
+    parser = argparse.ArgumentParser(
+        prog="jupyter depin", description="Notebook kernels on other people's machines.", parents=[home]
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="try everything on this machine, without money")
+    def command(
+        name: str, about: str, *, parents: Sequence[argparse.ArgumentParser] = (home,)
+    ) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=list(parents)
+        )
+
+    demo = command("demo", "try everything on this machine, without money", parents=())
     demo.add_argument(
-        "--run", dest="notebook", type=Path, metavar="NOTEBOOK", help="execute a notebook instead of opening JupyterLab"
+        "--run",
+        dest="notebook",
+        type=Path,
+        metavar="NOTEBOOK",
+        help="execute a notebook instead of opening JupyterLab",
     )
     demo.add_argument("--output", type=Path, metavar="FILE", help="where the executed copy goes")
     demo.add_argument(
         "--json", action="store_true", help="print the receipt as one JSON object, on the last line"
     )
-    demo.add_argument("--port", type=int, default=8888, help="JupyterLab's port")
+    demo.add_argument("--port", type=_port, help="JupyterLab's port (default: 8888, or the next free one)")
     demo.add_argument("--no-browser", action="store_true", help="do not open a browser")
     demo.set_defaults(run=_demo)
 
-    rentals = commands.add_parser("rentals", help="rentals that are not settled yet")
+    rentals = command("rentals", "rentals that are not settled yet")
     rentals.add_argument("--settle", action="store_true", help="settle those that no running program holds")
     rentals.set_defaults(run=_rentals)
 
-    receipts = commands.add_parser("receipts", help="what was paid, newest first")
+    receipts = command("receipts", "what was paid, newest first")
     receipts.add_argument("--json", action="store_true", help="one JSON object per line")
     receipts.set_defaults(run=_receipts)
 
-    wallet = commands.add_parser("wallet", help="address and balance")
+    wallet = command("wallet", "address and balance")
     wallet.add_argument("--withdraw", metavar="AMOUNT", help="move money from escrow back to the wallet")
     wallet.set_defaults(run=_wallet)
 
-    kernel = commands.add_parser("kernel", help="offer a rented kernel in every Jupyter program of yours")
-    kernel.add_argument("ticket", help="the provider's ticket")
-    kernel.add_argument("--address-book", type=Path, help="JSON file that names the chain and its contracts")
+    kernel = command("kernel", "offer a rented kernel in every Jupyter program of yours")
+    kernel.add_argument("ticket", metavar="TICKET", help="the line that the provider printed: depin1…")
+    kernel.add_argument(
+        "--address-book", type=Path, metavar="FILE", help="JSON file that names the chain and its contracts"
+    )
     kernel.add_argument("--name", default="Rented kernel (depin)", help="what the launcher shows")
     kernel.set_defaults(run=_kernel)
 
-    doctor = commands.add_parser("doctor", help="what is missing here, and how to mend it")
+    doctor = command("doctor", "what is missing here, and how to mend it")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -93,22 +119,28 @@ def _demo(options: argparse.Namespace) -> int:
 def _rentals(options: argparse.Namespace) -> int:
     config = ConsumerConfig.load(options.home)
     left = 0
-    if options.settle:
-
-        async def settle(backend: Backend) -> int:
-            return await recover(backend, lambda rental: None)
-
-        left = _with_backend(config, settle)
     with _journal(config) as journal:
-        records = [*journal.open_leases("payer"), *journal.unsettled("payer")]
+        if options.settle and _pending(journal):
+
+            async def settle(backend: Backend) -> int:
+                return await recover(
+                    backend, lambda rental: None, say=lambda line: print(line, file=sys.stderr)
+                )
+
+            left = _with_backend(config, settle)
+        records = _pending(journal)
         for record in records:
             voucher = journal.voucher(record.channel_id)
             paid = format_amount(voucher.voucher.amount if voucher else 0, record.asset.decimals)
-            state = f"ended ({record.reason.value}), not settled" if record.reason else "open"
+            state = f"not settled yet; {SENTENCES[record.reason]}" if record.reason else "open"
             print(f"{record.channel_id.hex()[:16]}  {record.title}  {paid} {record.asset.symbol}  {state}")
         if not records:
             print("Every rental is settled.")
     return 1 if left else 0
+
+
+def _pending(journal: Journal) -> list[LeaseRecord]:
+    return [*journal.open_leases("payer"), *journal.unsettled("payer")]
 
 
 def _receipts(options: argparse.Namespace) -> int:
@@ -125,15 +157,22 @@ def _receipts(options: argparse.Namespace) -> int:
 
 def _wallet(options: argparse.Namespace) -> int:
     config = ConsumerConfig.load(options.home)
-    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    print(f"Address  {checksummed(Wallet.load_or_create(config.wallet).address)}")
+    config.make_home()
+    print(f"Address  {checksummed(Wallet.load_or_create(config.wallet).address)}", flush=True)
+    if not options.withdraw and not (config.home / config.address_book).exists():
+        print("Chain    none yet: `jupyter depin kernel TICKET --address-book FILE` names one")
+        return 0
 
     async def show(backend: Backend) -> int:
         ledger, wallet = backend.ledger, backend.wallet
         asset = ledger.asset
         if options.withdraw:
             amount = parse_amount(options.withdraw, asset.decimals)
-            print(f"Withdrawn: {await ledger.withdraw(wallet, amount)}")
+            free = await ledger.escrow(wallet.address)
+            if not 0 < amount <= free:
+                most = f"{format_amount(free, asset.decimals)} {asset.symbol}"
+                raise PaymentError(detail=f"{options.withdraw} cannot be withdrawn, only up to {most}")
+            print(f"Withdrawn in transaction {await ledger.withdraw(wallet, amount)}")
         print(f"Chain    {asset.chain_id}")
         print(
             f"Wallet   {format_amount(await ledger.balance(wallet.address), asset.decimals)} {asset.symbol}"
@@ -147,8 +186,6 @@ def _wallet(options: argparse.Namespace) -> int:
 
 
 def _kernel(options: argparse.Namespace) -> int:
-    import shutil
-
     from jupyter_core.paths import jupyter_data_dir
 
     from jupyter_depin.chain.addresses import AddressBook
@@ -156,15 +193,18 @@ def _kernel(options: argparse.Namespace) -> int:
     from jupyter_depin.protocol.identity import Ticket
 
     ticket = Ticket.parse(options.ticket)
-    home = options.home or default_home()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config = ConsumerConfig.load(home)
+    config = ConsumerConfig.load(options.home)
+    config.make_home()
     if options.address_book is not None:
-        AddressBook.load(options.address_book)
-        shutil.copyfile(options.address_book, home / config.address_book)
-    AddressBook.load(home / config.address_book)
+        AddressBook.load(options.address_book).save(config.home / config.address_book)
+    if not (config.home / config.address_book).exists():
+        raise NoNetwork(
+            path=config.home / config.address_book,
+            fix="Add --address-book FILE, as the provider gave it to you.",
+        )
+    AddressBook.load(config.home / config.address_book)
     folder = Path(jupyter_data_dir()) / "kernels" / f"depin-{ticket.provider.hex()[:8]}"
-    write_kernel_spec(folder, home, options.name, tickets=[str(ticket)])
+    write_kernel_spec(folder, config.home.absolute(), options.name, tickets=[str(ticket)])
     print(f"“{options.name}” is in the launcher of every Jupyter program of yours now ({folder}).")
     return 0
 
@@ -176,7 +216,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _journal(config: ConsumerConfig) -> Journal:
-    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config.make_home()
     return Journal(config.journal)
 
 

@@ -101,7 +101,7 @@ class WrongAddress(LeaseError):
 
 
 class OfferExpired(LeaseError):
-    """This offer ended {ago} ago. Ask the provider for a fresh one."""
+    """This offer ended {ago} ago. Try again; if that does not help, the clock of one of the two machines is wrong."""
 
 
 class RateAboveCap(LeaseError):
@@ -142,7 +142,11 @@ class PaymentError(DepinError):
 
 
 class EmptyWallet(PaymentError):
-    """Your wallet holds {balance} {symbol} and this rental needs {needed}. Add money, or rent for less."""
+    """Your wallet holds {balance} {symbol} where {needed} are needed. Add money, or spend less."""
+
+
+class LimitTooLow(PaymentError):
+    """Your limit of {cap} {symbol} per rental is less than the {needed} that must be locked. Raise it (max_spend)."""
 
 
 class VoucherRefused(PaymentError):
@@ -158,7 +162,7 @@ class ClaimTooHigh(PaymentError):
 
 
 class ChainUnreachable(PaymentError):
-    """The payment network at {url} does not answer. Running kernels go on; settlement is tried again by itself."""
+    """The payment network at {url} does not answer. Check your network and this address; what is owed is settled later."""
 
     retryable = True
 
@@ -175,10 +179,18 @@ class VouchersSkipped(TransactionFailed):
     """The payment network skipped {skipped} of {total} vouchers ({reason}). All others were collected."""
 
 
+class StakeTooLow(TransactionFailed):
+    """A stake of {stake} {symbol} is below the least one on this network. Set `stake = "{least}"` in provider.toml."""
+
+
 class SettlementPending(PaymentError):
     """The rental is not settled yet: {reason}. It is in the journal and is settled at the next start."""
 
     retryable = True
+
+
+class ProviderGone(SettlementPending):
+    """The provider cannot be reached, so the payment network was asked to close: the rest comes back after {until}."""
 
 
 # -- the provider's machine
@@ -204,7 +216,7 @@ class ConfigError(DepinError):
 
 
 class DamagedConfig(ConfigError):
-    """The file {path} cannot be read: {reason}. Correct it, or move it away to start with the defaults."""
+    """The file {path} cannot be used: {reason}. Correct it, or move it away."""
 
 
 class DamagedJournal(ConfigError):
@@ -222,7 +234,7 @@ class DamagedKey(ConfigError):
 
 
 class NoNetwork(ConfigError):
-    """No payment network is set up: {path} is missing. `jupyter depin kernel TICKET --address-book FILE` sets one up."""
+    """No payment network is set up: {path} is missing. {fix}"""
 
 
 class BadTicket(ConfigError):

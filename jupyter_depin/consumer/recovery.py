@@ -1,7 +1,7 @@
 """Rentals that a process left unsettled, because it was killed or the network was away, are settled by the next one.
 
 The journal says what was signed. If the provider has collected meanwhile, only the receipt is missing; if it still
-serves, the lease is taken up once more and ended properly; otherwise it stays pending and is looked at again.
+serves, the lease is taken up once more and ended properly; if it cannot be reached, the vault is asked to close.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import anyio
 
@@ -17,10 +18,11 @@ from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.drivers.clock import unix_ns
 from jupyter_depin.drivers.settlement import confirm
-from jupyter_depin.errors import DepinError
+from jupyter_depin.errors import DepinError, ProviderGone
 from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.market import close_digest
 from jupyter_depin.protocol.money import Amount
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,15 @@ _PROVIDER_S = 10
 
 
 async def recover(
-    backend: Backend, on_change: Callable[[Rental], None], alive: Callable[[str], bool] = lambda _: False
+    backend: Backend,
+    on_change: Callable[[Rental], None],
+    alive: Callable[[str], bool] = lambda _: False,
+    say: Callable[[str], None] | None = None,
 ) -> int:
     """Settle what can be settled now; returns how many are left. Called at the first rental and by `rentals`.
 
-    `alive`: whether this very process still rents for a kernel id; such a lease is nobody's to recover.
+    `alive`: whether this very process still rents for a kernel id; such a lease is nobody's to recover. `say` is told
+    why each of those that are left is.
     """
     left = 0
     journal = backend.journal
@@ -46,6 +52,8 @@ async def recover(
         except DepinError as error:
             left += 1
             log.warning("rental=%s is still not settled: %s", record.channel_id.hex(), error)
+            if say is not None:
+                say(f"{record.channel_id.hex()[:16]}  {error}")
             journal.release(record.channel_id)
     return left
 
@@ -81,4 +89,28 @@ async def _settle(record: LeaseRecord, backend: Backend, on_change: Callable[[Re
         tasks.start_soon(rental.run)
         await rental.settle(EndReason.STOPPED_BY_USER)
     if rental.failure is not None:
+        if not rental.reached:
+            await _close_alone(record, backend)
+            return
         raise rental.failure
+
+
+async def _close_alone(record: LeaseRecord, backend: Backend) -> None:
+    """End a lease whose provider cannot be reached: the vault gives it time to claim, then the rest comes back.
+
+    Raises `SettlementPending` with the day on which that is, and what the ledger raises.
+    """
+    ledger, journal, channel_id = backend.ledger, backend.journal, record.channel_id
+    state = await ledger.channel(channel_id)
+    if state is not None and state.closing_at is None:
+        signature = Wallet(record.voucher_key).sign(close_digest(ledger.asset.domain, channel_id))
+        transaction = await ledger.request_close(backend.wallet, record.terms, signature)
+        journal.save_transaction(channel_id, "request-close", transaction)
+        state = await ledger.channel(channel_id)
+    if state is not None and state.closing_at is not None:
+        if await ledger.now() < state.closing_at:
+            raise ProviderGone(
+                until=datetime.fromtimestamp(state.closing_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            )
+        journal.save_transaction(channel_id, "finalize", await ledger.finalize(backend.wallet, record.terms))
+    await confirm(channel_id, ledger=ledger, journal=journal)

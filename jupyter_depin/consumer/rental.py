@@ -54,7 +54,7 @@ from jupyter_depin.protocol.messages import (
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
-from jupyter_depin.protocol.status import RentalStatus
+from jupyter_depin.protocol.status import RentalStatus, settled
 from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Endpoint, Stream
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
@@ -136,6 +136,11 @@ class Rental:
         self.failure: DepinError | None = None
 
     # -- what the provisioner asks; poll reads memory only
+
+    @property
+    def reached(self) -> bool:
+        """Whether the provider ever attached this process to the lease. Asked at recovery."""
+        return not self._fresh
 
     @property
     def over(self) -> bool:
@@ -385,14 +390,7 @@ class Rental:
             bytes_down=self._driver.bytes_down,
             rtt_ms=path.rtt_ms if path else None,
             relayed=path.relayed if path else None,
-            receipt=None
-            if receipt is None
-            else {
-                "paid": receipt.collected_on_chain,
-                "refunded": receipt.refunded,
-                "served_ns": receipt.served_ns,
-                "transaction": receipt.transactions[-1].id if receipt.transactions else "",
-            },
+            receipt=None if receipt is None else settled(receipt),
             since=self._since_ns / 1e9,
         )
 

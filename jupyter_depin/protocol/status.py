@@ -12,6 +12,7 @@ from typing import Literal, TypedDict, get_args
 
 from jupyter_depin.errors import ConfigError
 from jupyter_depin.protocol.money import amount
+from jupyter_depin.protocol.receipt import Receipt
 
 State = Literal["starting", "running", "paused", "reconnecting", "ending", "ended"]
 """starting: nothing is charged yet. paused: the kernel is stopped for want of money and nothing is charged.
@@ -71,3 +72,13 @@ class RentalStatus:
             amount(value)
         if min(self.served_ns, self.bytes_up, self.bytes_down, self.decimals) < 0:
             raise ConfigError(detail="times, sizes and decimals of a rental cannot be negative")
+
+
+def settled(receipt: Receipt) -> Settled:
+    """The part of a receipt that is shown beside the rental."""
+    return {
+        "paid": receipt.collected_on_chain,
+        "refunded": receipt.refunded,
+        "served_ns": receipt.served_ns,
+        "transaction": receipt.transactions[-1].id if receipt.transactions else "",
+    }

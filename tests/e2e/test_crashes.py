@@ -82,6 +82,25 @@ def test_the_agent_is_killed_and_comes_back(tmp_path):
         assert assert_books_agree(w) > 0
 
 
+def test_the_agent_is_killed_and_never_comes_back(tmp_path):
+    with world(tmp_path) as w:
+        agent = w.start_agent(grace_s=4)
+        renter = begin(w)
+        kill(agent)
+        lines = hear(renter, "dead")
+        assert any("could not be reached any more" in line for line in lines)
+        renter.stdin.close()
+        hear(renter, "over")
+        renter.wait()
+        asked = w.depin("rentals", "--settle")
+        assert asked.returncode == 1
+        assert "the rest comes back after 20" in asked.stderr
+        w.pass_time(24 * 3600 + 1)
+        assert w.depin("rentals", "--settle").stdout == "Every rental is settled.\n"
+        wallet, escrow, _ = anyio.run(w.ledger_says)
+        assert wallet + escrow == FUNDS, "what nobody collected comes back whole"
+
+
 def test_the_renter_is_killed_and_the_grace_passes(tmp_path):
     with world(tmp_path) as w:
         w.start_agent(grace_s=4)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,16 @@ class World:
 
     def journal(self, home: Path) -> Journal:
         return Journal(home / "journal.sqlite")
+
+    def pass_time(self, seconds: int) -> None:
+        """Put the chain's clock forward."""
+        for method, parameters in (("evm_increaseTime", [seconds]), ("evm_mine", [])):
+            body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}).encode()
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{self._chain_port}", body, {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request) as reply:
+                assert "error" not in json.load(reply)
 
     def kernels(self) -> list[psutil.Process]:
         """Kernel processes that live, wherever they hang."""
