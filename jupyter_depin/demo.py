@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import anyio
 
 from jupyter_depin.chain.deploy import deploy
 from jupyter_depin.chain.evm import EvmLedger
-from jupyter_depin.errors import KernelStartFailed, SettlementPending
+from jupyter_depin.errors import BadNotebook, ConfigError, KernelStartFailed, PortInUse, SettlementPending
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import checksummed
@@ -70,14 +71,20 @@ class Demo:
             return journal.receipts()
 
 
-def run_lab(*, port: int, browser: bool) -> int:
-    """Start JupyterLab on the demo until Ctrl-C; then settle and print the receipts. Called by the command line."""
+def run_lab(*, port: int | None, browser: bool) -> int:
+    """Start JupyterLab on the demo until Ctrl-C; then settle and print the receipts. Called by the command line.
+
+    Without a `port` Lab looks for one itself. Returns Lab's exit status. Raises `PortInUse`.
+    """
+    if port:
+        _check_free(port)
     with started() as demo:
         notebooks = demo.folder / "notebooks"
         notebooks.mkdir()
         (notebooks / "Welcome.ipynb").write_text(json.dumps(_welcome()), "utf-8")
         command = [
-            sys.executable, "-m", "jupyter_depin.demo", f"--ServerApp.root_dir={notebooks}", f"--ServerApp.port={port}",
+            sys.executable, "-m", "jupyter_depin.demo", f"--ServerApp.root_dir={notebooks}",
+            *([] if port is None else [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]),
             f"--ServerApp.open_browser={browser}", "--LabApp.default_url=/lab/tree/Welcome.ipynb",
         ]  # fmt: skip
         if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -91,7 +98,20 @@ def run_lab(*, port: int, browser: bool) -> int:
             _stop(lab, signal.SIGTERM)
         for receipt in demo.receipts():
             print(describe(receipt), flush=True)
-    return 0
+    return int(lab.returncode > 0)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError as error:
+            raise ConfigError(
+                detail=f"port {port} is reserved for the system; choose one from 1024 on"
+            ) from error
+        except OSError as error:
+            raise PortInUse(port=port) from error
 
 
 def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
@@ -106,9 +126,11 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
     try:
         notebook = nbformat.read(path, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError) as error:
-        progress(f"jupyter-depin: {path} is not a notebook that can be read ({error}).")
-        return 1
+        told = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        raise BadNotebook(path=path, reason=told) from error
     target = output or path.with_name(f"{path.stem}.executed.ipynb")
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise BadNotebook(path=target, reason="it cannot be written there")
     failed = False
     with started() as demo:
         os.environ.update(demo.environment())
@@ -119,7 +141,8 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
         progress(f"Running {path.name} on the rented kernel …")
         try:
             client.execute()
-        except (CellExecutionError, DeadKernelError) as error:
+        except (CellExecutionError, DeadKernelError, RuntimeError) as error:
+            # A kernel that dies while it starts is jupyter_client's RuntimeError.
             failed = True
             progress(f"jupyter-depin: a cell of {path.name} failed: {_last_line(error)}")
         finally:
@@ -153,7 +176,8 @@ def started() -> Iterator[Demo]:
         progress("Deploying the contracts and funding the wallets …")
         anyio.run(_deploy, chain["url"], owner, renter, [consumer, provider])
         (provider / "provider.toml").write_text(
-            f'title = "CPU demo"\nrate_per_hour = "{RATE}"\nstake = "100"\n'
+            # Only this machine reaches the agent, so the demo works without a sandbox, too.
+            f'title = "CPU demo"\nrate_per_hour = "{RATE}"\naccept_strangers_without_a_sandbox = true\n'
         )
         progress("Starting the provider's agent …")
         agent = _child(

@@ -239,3 +239,7 @@ class NoNetwork(ConfigError):
 
 class BadTicket(ConfigError):
     """This is not a valid ticket: {reason}. Copy the whole line that the provider printed."""
+
+
+class BadNotebook(ConfigError):
+    """The notebook {path} cannot be used: {reason}. Name another file."""

@@ -43,9 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except* DepinError as failures:
-        print(f"provider-kernel: {failures.exceptions[0]}", file=sys.stderr)
+        print(f"provider-kernel: {_first(failures)}", file=sys.stderr)
         status = 1
+    except* KeyboardInterrupt:
+        status = 130
     return status
+
+
+def _first(failures: BaseExceptionGroup[DepinError]) -> DepinError:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="keys, journal, provider.toml (default: %(default)s)",
     )
     start.add_argument("--listen", help="UDP address, such as 0.0.0.0:7979")
-    start.add_argument("--address-book", help="JSON file that names the chain and its contracts")
+    start.add_argument("--address-book", type=Path, help="JSON file that names the chain and its contracts")
     start.add_argument(
         "--sandbox",
         choices=["auto", "bubblewrap", "none"],
@@ -74,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--with-parent", action="store_true", help="end when standard input does")
     start.add_argument(
-        "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
+        "--log-level",
+        default="warning",
+        choices=["debug", "info", "warning", "error"],
+        help="default: %(default)s",
     )
     start.set_defaults(run=_run)
     return parser
@@ -107,7 +117,9 @@ async def _start(options: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(detail=f"the folder {home} cannot be made ({error.strerror})") from error
     loopback: NodeId | None = options.loopback
-    overrides = {"listen": options.listen, "address_book": options.address_book, "sandbox": options.sandbox}
+    overrides = {"listen": options.listen, "sandbox": options.sandbox}
+    if options.address_book:
+        overrides["address_book"] = str(options.address_book.absolute())
     if loopback:
         overrides |= {
             "listen": "127.0.0.1:0",
@@ -164,7 +176,9 @@ async def _ledger(config: ProviderConfig, loopback: bool) -> AsyncIterator[Ledge
 
         book = config.path(config.address_book)
         if not book.exists():
-            raise NoNetwork(path=book, fix="Put your network's address book there, or name it: --address-book FILE.")
+            raise NoNetwork(
+                path=book, fix="Put your network's address book there, or name it: --address-book FILE."
+            )
         ledger = EvmLedger(AddressBook.load(book))
     try:
         await ledger.check()

@@ -14,6 +14,7 @@ Plain frozen values go down from here; nothing below reads a file or the environ
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any, Literal, get_args
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
 from provider_kernel.sandbox import Limits
+
+_AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 SandboxName = Literal["auto", "bubblewrap", "none"]
 
@@ -54,6 +57,11 @@ class ProviderConfig:
             raise ConfigError(detail=f"slots is {self.slots}; it can be 1 to 1024")
         if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or self.max_seconds <= 0:
             raise ConfigError(detail="0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0")
+        for name in ("rate_per_hour", "stake"):
+            if not _AMOUNT.fullmatch(getattr(self, name)):
+                raise ConfigError(
+                    detail=f"{name} is {getattr(self, name)!r}, which is no amount such as 0.34"
+                )
 
     @property
     def limits(self) -> Limits:
