@@ -50,7 +50,7 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except zmq.ZMQError as error:
         if error.errno == zmq.EADDRINUSE:
-            raise PortInUse(port=what) from error
+            raise PortInUse(port=what.rpartition(":")[2]) from error
         raise TransportError(detail=f"{what}: {error}") from error
 
 

@@ -78,8 +78,12 @@ def _read(path: Path) -> LocalInfo:
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         info = local_info(found)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedConfig(path=path, reason=error) from error
+    except OSError as error:
+        raise DamagedConfig(path=path, reason=error.strerror or error) from error
+    except KeyError as error:
+        raise DamagedConfig(path=path, reason=f"it lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise DamagedConfig(path=path, reason=f"it is no connection file ({error})") from error
     if not all(info.ports.values()):
         raise KernelStartFailed(
             reason=f"{path} names no ports; the client that starts a kernel must choose them"
