@@ -5,6 +5,9 @@ that was forked after that (`multiprocessing` does so on Linux before Python 3.1
 dynamic loader, though, takes a copy of the file for another library, with nothing of the first one's memory. So the
 binding is loaded anew from a copy, about 20 MB and some 40 ms, the first time that a forked process joins the network.
 
+What the parent made must not be freed in the child: that would take locks which threads of the parent held, and take
+the parent's sockets out of the one epoll set that both share, so that the parent would hear nothing any more.
+
 Rejected: starting the kernel from a fresh Python program instead (each restart would rent again); a helper process for
 the network in every case (a second hop for every message, to serve the few who fork).
 """
@@ -12,17 +15,22 @@ the network in every case (a second hop for every message, to serve the few who 
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import iroh
 from iroh import iroh_ffi
 
 _user: int | None = None
 """The process whose threads the loaded library has, once it has any."""
+
+_inherited: list[dict[str, Any]] = []
+"""What the binding held in the processes before this one."""
 
 
 def renewed() -> bool:
@@ -33,6 +41,16 @@ def renewed() -> bool:
         _load_copy()
     _user = os.getpid()
     return forked
+
+
+def _keep() -> None:
+    if _user is not None:
+        gc.freeze()
+        _inherited.append(vars(iroh_ffi).copy())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep)
 
 
 def _load_copy() -> None:
