@@ -121,7 +121,6 @@ def test_a_half_written_last_line_is_dropped_and_the_rest_kept(start, tmp_path):
         b'{"genesis": 1}\n{"kind": "raw", "at": 5, "data": "00"}\n',
         b"[]\n",
         b"somebody's notes",
-        b"somebody's notes",
     ],
 )
 def test_a_damaged_state_file_is_left_alone(tmp_path, damage):
