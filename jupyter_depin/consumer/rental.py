@@ -371,12 +371,14 @@ class Rental:
         path = self._driver.connection.path() if self._driver.connection is not None else None
         reason = self._lifecycle.reason
         facts = {"pending": str(self.failure)} if self.failure is not None else {}
+        refused = self._meter.refused
+        unpaid = ("VoucherRefused", {"reason": refused}) if refused else ("arrears", {})
         receipt = self.receipt
         return RentalStatus(
             id=self.channel_id.hex(),
             kernel_id=self.kernel_id,
             state=self._lifecycle.state.value,
-            reason=(reason.value, facts) if reason else (("arrears", {}) if self._paused else None),
+            reason=(reason.value, facts) if reason else (unpaid if self._paused else None),
             provider=checksummed(offer.provider),
             node=offer.node.hex(),
             title=offer.title,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import anyio
 
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
-from jupyter_depin.errors import DepinError
+from jupyter_depin.errors import DepinError, VoucherRefused
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, verify_voucher
 from jupyter_depin.meter.events import (
@@ -87,7 +87,7 @@ class PayeeDriver:
             if given.amount:
                 self._payee.receive(verify_voucher(signed, self._terms.signer, self._domain), steady_ns())
         except DepinError as error:
-            self._send(VoucherNotTaken(given.amount, str(error)))
+            self._send(VoucherNotTaken(given.amount, error.facts.get("reason", str(error))))
         self._pump()
         if given.final or self._paid_up():
             self._all_paid.set()
@@ -201,7 +201,7 @@ class PayerDriver:
                 self.refused = ""
             case VoucherNotTaken():
                 self.refused = word.reason
-                log.warning("rental=%s a voucher was refused: %s", self._channel_id.hex(), word.reason)
+                log.warning("rental=%s %s", self._channel_id.hex(), VoucherRefused(reason=word.reason))
         self._on_change()
 
     def _pump(self, claim: ServedClaim) -> None:
