@@ -6,7 +6,8 @@ shell, stdin and control, for the kernel asks for input on stdin by the identity
 answered on the client's side, since a round trip of over a second would look like death.
 
 Sockets are read from the loop by their file descriptor rather than through `zmq.asyncio`, which costs a future per
-message. ZeroMQ's descriptor is edge-triggered: after every send, pending input is looked at again.
+message. ZeroMQ's descriptor is edge-triggered: after every send, pending input is looked at again. Frames pass through
+pyzmq's inner class, for the outer one makes enumerations of the flags and options of each.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import zmq
+from zmq.backend import Socket as BareSocket
 from zmq.utils.monitor import parse_monitor_message
 
 from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
@@ -36,6 +38,8 @@ _BIG = 1 << 16
 """From this size on a ZeroMQ frame is handed on without a copy."""
 _LONGEST_IDENTITY = 255
 """ZeroMQ's own limit, in bytes."""
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _TURN = 200
 """Messages that one socket may deliver before the loop turns to others."""
 _ANONYMOUS_KEPT = 32
@@ -55,7 +59,30 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _readable(socket: zmq.Socket[bytes]) -> bool:
-    return bool(cast("int", socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(cast("int", BareSocket.get(socket, _EVENTS)) & _POLLIN)
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[Part]:
+    """The next message, small frames as bytes. Raises `zmq.Again` if there is none."""
+    parts: list[Part] = []
+    more = True
+    while more:
+        frame = BareSocket.recv(socket, _LAST, copy=False)
+        parts.append(frame.buffer if len(frame) >= _BIG else frame.bytes)
+        more = frame.more
+    return parts
+
+
+def _send(socket: zmq.Socket[bytes], parts: Sequence[Part]) -> None:
+    """Send a message, big frames without a copy. Raises `zmq.ZMQError`."""
+    rest = len(parts)
+    for part in parts:
+        rest -= 1
+        flags = _MORE if rest else _LAST
+        if len(part) < _BIG:
+            BareSocket.send(socket, part, flags)
+        else:
+            BareSocket.send(socket, part, flags, copy=False)
 
 
 class _Socket:
@@ -73,8 +100,7 @@ class _Socket:
 
     def send(self, parts: Sequence[Part]) -> None:
         try:
-            big = any(len(part) >= _BIG for part in parts)
-            self.socket.send_multipart(parts, zmq.NOBLOCK, copy=not big)
+            _send(self.socket, parts)
         except zmq.Again:
             log.warning("a kernel channel did not take a message")
         except zmq.ZMQError as error:
@@ -104,10 +130,10 @@ class _Socket:
             if self._paused or self.socket.closed or not _readable(self.socket):
                 return
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                parts = _receive(self.socket)
             except zmq.Again:
                 return
-            self._on_message([f.buffer if len(f) >= _BIG else f.bytes for f in frames])
+            self._on_message(parts)
         self._scheduled = True
         self._loop.call_soon(self._read)
 
