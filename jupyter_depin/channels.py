@@ -16,6 +16,7 @@ import asyncio
 import hmac
 import json
 import logging
+import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -217,6 +218,16 @@ class ClientSide:
         for channel, its_lane in _LANES.items():
             if its_lane is lane:
                 self._sockets[channel].pause(paused)
+
+    def serves(self, info: LocalInfo) -> bool:
+        """Whether clients that were told `info` find these sockets. Asked before a kernel is started again.
+
+        A manager that restarts a young kernel removes its ipc sockets from the file system, and then gives the same
+        names out again.
+        """
+        return self.info == info and (
+            info.transport != "ipc" or all(os.path.exists(f"{info.ip}-{port}") for port in info.ports.values())
+        )
 
     def close(self) -> None:
         """Close every socket. May be called twice."""

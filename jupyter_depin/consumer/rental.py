@@ -167,7 +167,7 @@ class Rental:
         """Start a kernel, for the first time or again in the same lease. Raises why it could not be started."""
         if self._over.is_set():
             raise self._ended_error()
-        if self._client_side is None or self._client_side.info != local:
+        if self._client_side is None or not self._client_side.serves(local):
             if self._client_side is not None:
                 self._client_side.close()
             self._client_side = ClientSide(local, self._from_client)
