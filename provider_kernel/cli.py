@@ -128,6 +128,7 @@ async def _start(options: argparse.Namespace) -> None:
             "title": "This machine",
         }
     config = ProviderConfig.load(home, **overrides)
+    trusted = frozenset([loopback]) if loopback else _trusted(config)
     sandbox = choose(config.sandbox)
     sandbox.check()
     wallet = Wallet.load_or_create(config.path("wallet.key"))
@@ -146,7 +147,7 @@ async def _start(options: argparse.Namespace) -> None:
             wallet=wallet,
             journal=journal,
             sandbox=sandbox,
-            trusted=frozenset([loopback]) if loopback else _trusted(config),
+            trusted=trusted,
         )
         tasks.start_soon(_stop_on_signal, agent)
         if loopback or options.with_parent:
@@ -198,9 +199,9 @@ async def _register(ledger: Ledger, wallet: Wallet, endpoint: Endpoint, config: 
 
 def _trusted(config: ProviderConfig) -> frozenset[NodeId]:
     try:
-        return frozenset(node_id(bytes.fromhex(text)) for text in config.trusted_nodes)
-    except ValueError as error:
-        raise ConfigError(detail=f"trusted_nodes: {error}") from error
+        return frozenset(_node(text) for text in config.trusted_nodes)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(detail=f"in trusted_nodes, {error}") from error
 
 
 def _announce(agent: Agent, sandbox: Sandbox, address: LedgerAddress | None) -> None:

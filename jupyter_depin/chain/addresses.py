@@ -43,7 +43,9 @@ class AddressBook:
             raise DamagedConfig(path=path, reason=error.strerror or error) from error
         except KeyError as error:
             raise DamagedConfig(path=path, reason=f"{error} is missing") from error
-        except (ValueError, TypeError, AttributeError, ConfigError) as error:
+        except ConfigError as error:
+            raise DamagedConfig(path=path, reason=error.facts["detail"]) from error
+        except (ValueError, TypeError, AttributeError) as error:
             raise DamagedConfig(path=path, reason=error) from error
 
     @classmethod

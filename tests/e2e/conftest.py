@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.e2e.market import Market, market
+
 DEMO = [sys.executable, "-m", "jupyter_depin", "demo"]
 TOKEN = "for-this-test-only"
 
@@ -79,3 +81,10 @@ def start_demo(demo_environment: dict[str, str], tmp_path: Path) -> StartDemo:
                         process.kill()
 
     return start
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    """A chain, an agent and a funded renter for all refusals."""
+    with market(tmp_path_factory.mktemp("market")) as made:
+        yield made
