@@ -306,10 +306,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
             patch.setattr(asyncio.get_running_loop(), "time", clock.seconds, raising=False)
             async with anyio.create_task_group() as time:
                 async with anyio.create_task_group() as tasks:
-                    yield World(tmp_path_factory.mktemp("w"), clock, tasks)
-                    tasks.cancel_scope.cancel()
-                    # Whatever says goodbye now may need some time for it.
-                    time.start_soon(clock.wait, 300)
+                    try:
+                        yield World(tmp_path_factory.mktemp("w"), clock, tasks)
+                    finally:
+                        tasks.cancel_scope.cancel()
+                        # Whatever says goodbye now may need some time for it.
+                        time.start_soon(clock.wait, 300)
                 time.cancel_scope.cancel()
 
     return living
