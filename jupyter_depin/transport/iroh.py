@@ -279,7 +279,11 @@ class IrohConnection:
         try:
             yield
         except (iroh.IrohError, iroh_ffi.InternalError) as error:
-            raise ConnectionLost(detail=self._why() or _told(error)) from error
+            raise self.lost(error) from error
+
+    def lost(self, error: Exception) -> ConnectionLost:
+        """The same for one error. For streams, whose every read and write would pay for a generator."""
+        return ConnectionLost(detail=self._why() or _told(error))
 
     def _why(self) -> str | None:
         """Why the connection has ended, or None while it has not."""
@@ -320,14 +324,12 @@ class IrohStream:
         if not self._surplus:
             if self._receiver is None:
                 raise ConnectionLost(detail=self._over or "")
-            if self._reading is None:
-                self._reading = _calls.read(self._receiver, min(limit, _READ))
+            reading = self._reading = self._reading or _calls.read(self._receiver, min(limit, _READ))
             try:
-                with self._connection.translated():
-                    data: bytes = await self._reading.wait()
-            except ConnectionLost:
+                data: bytes = await reading.wait()
+            except (iroh.IrohError, iroh_ffi.InternalError) as error:
                 self._reading = None
-                raise
+                raise self._connection.lost(error) from error
             self._reading = None
             if len(data) <= limit:
                 return data
@@ -342,16 +344,15 @@ class IrohStream:
             raise ConnectionLost(detail=self._over)
         sender = self._sender
         try:
-            with self._connection.translated():
-                if self._priority is not None:
-                    await sender.set_priority(self._priority)
-                    self._priority = None
-                if len(data) <= _CHUNK and isinstance(data, bytes):
-                    await _calls.write(sender, data).wait()
-                    return
-                view = memoryview(data).cast("B")
-                for start in range(0, len(view), _CHUNK):
-                    await _calls.write(sender, view[start : start + _CHUNK]).wait()
+            if self._priority is not None:
+                await sender.set_priority(self._priority)
+                self._priority = None
+            small = len(data) <= _CHUNK and isinstance(data, bytes)
+            view = data if small else memoryview(data).cast("B")
+            for start in range(0, len(view), _CHUNK):
+                await _calls.write(sender, view[start : start + _CHUNK]).wait()
+        except (iroh.IrohError, iroh_ffi.InternalError) as error:
+            raise self._connection.lost(error) from error
         except asyncio.CancelledError:
             self._over = "an earlier write was interrupted"
             raise

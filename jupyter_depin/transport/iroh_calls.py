@@ -3,6 +3,7 @@
 The generated binding is correct, but for a kernel's traffic it falls short in three ways, each answered here:
 
 * it copies written bytes one by one in Python (about 9 MB/s): `FastCalls.lowered` moves them at once;
+* around each of the half dozen steps of a call it makes a new status and a few generators: `_Library.step` keeps one;
 * a call that the library completes at once still takes a turn through the event loop: `Call` notices and goes on;
 * a cancelled call drops its result, so that bytes or a stream that had just arrived would be lost: a `Call` outlives
   the task that waits for it, and the next waiter gets its result.
@@ -107,6 +108,10 @@ class _Library:
         self.start_read = lib.uniffi_iroh_ffi_fn_method_recvstream_read
         self.start_write = lib.uniffi_iroh_ffi_fn_method_sendstream_write_all
         self.start_accept = lib.uniffi_iroh_ffi_fn_method_connection_accept_bi
+        self.clone_receiver = lib.uniffi_iroh_ffi_fn_clone_recvstream
+        self.clone_sender = lib.uniffi_iroh_ffi_fn_clone_sendstream
+        self.alloc = lib.ffi_iroh_ffi_rustbuffer_alloc
+        self.free = lib.ffi_iroh_ffi_rustbuffer_free
         self.of_bytes, self.of_nothing, self.of_handle = (
             tuple(
                 getattr(lib, f"ffi_iroh_ffi_rust_future_{step}_{kind}")
@@ -114,16 +119,32 @@ class _Library:
             )
             for kind in ("rust_buffer", "void", "u64")
         )
-        self.alloc = binding._UniffiRustBuffer.alloc
-        self.as_bytes = binding._UniffiFfiConverterBytes
         self.as_streams = binding._UniffiFfiConverterTypeBiStream
         self.as_error = binding._UniffiFfiConverterTypeIrohError__as_error
-        self.checked = binding._uniffi_rust_call_with_error
+        self.new_status = binding._UniffiRustCallStatus.default
+        self.check = binding._uniffi_check_call_status
+        self.status = self.new_status()
         self.ready = binding._UNIFFI_RUST_FUTURE_POLL_READY
         self.callback = binding._UNIFFI_RUST_FUTURE_CONTINUATION_CALLBACK(self._on_progress)
         self.slots: dict[int, _Slot] = {}
         self.numbers = itertools.count(1)
         self.turns = _TURNS
+
+    def step(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of the library that tells by a status whether it went well. Raises what it says."""
+        result = function(*arguments, ctypes.byref(self.status))
+        if self.status.code:
+            failed, self.status = self.status, self.new_status()
+            self.check(self.as_error, failed)
+        return result
+
+    def lifted(self, buffer: Any) -> bytes:
+        """The bytes in a buffer of the library's, after their length in four bytes; gives the buffer back."""
+        try:
+            data: bytes = buffer.data[4 : buffer.len]
+            return data
+        finally:
+            self.step(self.free, buffer)
 
     def _on_progress(self, number: int, code: int) -> None:
         slot = self.slots.pop(number)
@@ -171,7 +192,7 @@ class Call:
                 await slot.waiter
             self._slot = None
             if slot.code == library.ready:
-                result = library.checked(library.as_error, self._complete, self._future)
+                result = library.step(self._complete, self._future)
                 return None if self._lift is None else self._lift(result)
 
     def __del__(self) -> None:
@@ -190,13 +211,14 @@ class FastCalls:
     def read(self, half: Any, limit: int) -> Pending:
         """Begin to read at most `limit` bytes."""
         library = self._library
-        future = library.start_read(half._uniffi_clone_handle(), limit)
-        return Call(library, library.of_bytes, future, library.as_bytes.lift)
+        future = library.start_read(library.step(library.clone_receiver, half._handle), limit)
+        return Call(library, library.of_bytes, future, library.lifted)
 
     def write(self, half: Any, data: Buffer) -> Pending:
         """Begin to write `data`, which is copied before this returns."""
         library = self._library
-        future = library.start_write(half._uniffi_clone_handle(), self.lowered(data))
+        handle = library.step(library.clone_sender, half._handle)
+        future = library.start_write(handle, self.lowered(data))
         return Call(library, library.of_nothing, future, None)
 
     def accept(self, connection: Any) -> Pending:
@@ -208,7 +230,7 @@ class FastCalls:
     def lowered(self, data: Buffer) -> Any:
         """`data` in a buffer of the library's: its length in four bytes, then itself, copied once."""
         size = len(data)
-        buffer = self._library.alloc(size + 4)
+        buffer = self._library.step(self._library.alloc, size + 4)
         view = self._view(ctypes.addressof(buffer.data.contents), size + 4, _WRITABLE)
         view[:4] = size.to_bytes(4, "big")
         view[4:] = data
@@ -217,12 +239,14 @@ class FastCalls:
 
     def check(self, binding: Any) -> None:
         """Compare with the binding's own work. Raises `ValueError` on any difference."""
+        if self._library.alloc.restype is not binding._UniffiRustBuffer:
+            raise ValueError("buffers have another form")
         converter = binding._UniffiFfiConverterBytes
         for sample in (b"", b"\x00\xff", bytes(range(256)) * 5, memoryview(b"between")[1:4]):
             ours, theirs = self.lowered(sample), converter.lower(bytes(sample))
             same = ours.data[: ours.len] == theirs.data[: theirs.len] and ours.capacity >= ours.len
             # Lifting also gives the buffers back.
-            if (converter.lift(ours), converter.lift(theirs)) != (sample, sample) or not same:
+            if (converter.lift(ours), self._library.lifted(theirs)) != (sample, sample) or not same:
                 raise ValueError("bytes cross differently")
 
 
