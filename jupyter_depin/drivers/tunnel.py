@@ -103,7 +103,7 @@ class TunnelDriver:
         self._newest: Connection | None = None
         self._renew = False
         self._pumping = False
-        self._moved = asyncio.Event()
+        self._moved: asyncio.Event | None = None
         self._open = asyncio.Event()
         self.connection: Connection | None = None
         self.bytes_up = self.bytes_down = 0
@@ -123,6 +123,8 @@ class TunnelDriver:
     async def taken(self, lane: Lane) -> None:
         """Wait until the peer has taken everything that was sent on a lane."""
         while not self.tunnel.drained(lane):
+            if self._moved is None:
+                self._moved = asyncio.Event()
             await self._moved.wait()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -255,8 +257,9 @@ class TunnelDriver:
                     self._lanes[frame.lane].put(encode_data(frame))
                 else:
                     self._control.put([encode_message(frame)])
-            self._moved.set()
-            self._moved = asyncio.Event()
+            if self._moved is not None:
+                self._moved.set()
+                self._moved = None
             self._arm()
         if self._control.size > _CONTROL_LIMIT:
             log.warning("a peer asks much and reads no answers; its connection is dropped")
