@@ -8,6 +8,7 @@ folder; whatever ends the demo, its parts end with it, for each of them ends wit
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -125,7 +126,7 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
 
     try:
         notebook = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, nbformat.ValidationError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise BadNotebook(path=path, reason=told) from error
     target = output or path.with_name(f"{path.stem}.executed.ipynb")
@@ -138,6 +139,8 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
         client = NotebookClient(
             notebook, kernel_name=KERNEL_NAME, resources={"metadata": {"path": folder}}, timeout=None
         )
+        # A kernel that cannot be had is told below; jupyter_client would log its traceback before.
+        logging.getLogger("traitlets").setLevel(logging.CRITICAL)
         progress(f"Running {path.name} on the rented kernel …")
         try:
             client.execute()
@@ -163,7 +166,8 @@ def started() -> Iterator[Demo]:
         stack.enter_context(_sigterm_unwinds())
         folder = Path(tempfile.mkdtemp(prefix="depin-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        consumer, provider = folder / "consumer", folder / "provider"
+        # Short names: the paths of the kernels' sockets have a narrow limit, and some temporary folders lie deep.
+        consumer, provider = folder / "c", folder / "p"
         for home in (consumer, provider):
             home.mkdir(mode=0o700)
         renter = Wallet.load_or_create(consumer / "wallet.key")

@@ -45,7 +45,7 @@ async def examine(home: Path | None) -> AsyncIterator[Finding]:
     try:
         config = ConsumerConfig.load(home)
     except DepinError as error:
-        yield Finding("Settings", False, str(error), "Correct the file that it names.")
+        yield _failed("Settings", error)
         return
     yield Finding("Settings", True, f"{config.home}")
     if not config.home.is_dir():
@@ -68,9 +68,13 @@ async def _try(name: str, look: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(name, True, await look())
     except DepinError as error:
-        # An error's sentence says what happened and then what to do.
-        found, _, fix = str(error).partition(". ")
-        return Finding(name, False, found, fix or "Try again later.")
+        return _failed(name, error)
+
+
+def _failed(name: str, error: DepinError) -> Finding:
+    # An error's sentence says what happened and then what to do.
+    found, _, fix = str(error).partition(". ")
+    return Finding(name, False, found, fix or "Try again later.")
 
 
 async def _transport() -> str:

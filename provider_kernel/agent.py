@@ -266,7 +266,7 @@ class Agent:
             offer=promise.offer,
             sandbox=self._sandbox,
             limits=self._config.limits,
-            folder=self._config.path("kernels") / channel_id.hex()[:16],
+            folder=self._config.kernel_folder(channel_id),
             journal=self._journal,
             collect=self._collect,
             trusted=peer in self._trusted,

@@ -19,7 +19,7 @@ from anyio.abc import TaskStatus
 
 from jupyter_depin.chain import Ledger
 from jupyter_depin.chain.shared import LedgerAddress, serve
-from jupyter_depin.errors import ConfigError, DepinError, NoNetwork
+from jupyter_depin.errors import ConfigError, DepinError, KernelStartFailed, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, load_or_create_node_secret
 from jupyter_depin.protocol.identity import NodeId, checksummed, node_id
@@ -30,6 +30,7 @@ from provider_kernel.agent import Agent
 from provider_kernel.config import ProviderConfig
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.sandbox.choice import choose
+from provider_kernel.sandbox.connection import socket_paths
 
 _PLAY_MONEY = 2**70
 _LOOPBACK_SLOTS = 256
@@ -117,6 +118,7 @@ async def _start(options: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(detail=f"the folder {home} cannot be made ({error.strerror})") from error
     loopback: NodeId | None = options.loopback
+    _check_sockets_fit(home)
     overrides = {"listen": options.listen, "sandbox": options.sandbox}
     if options.address_book:
         overrides["address_book"] = str(options.address_book.absolute())
@@ -158,6 +160,16 @@ async def _start(options: argparse.Namespace) -> None:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         await agent.run()
         tasks.cancel_scope.cancel()
+
+
+def _check_sockets_fit(home: Path) -> None:
+    """Tell the owner at once what otherwise every renter would be told."""
+    try:
+        socket_paths(ProviderConfig(home).kernel_folder(bytes(32)) / "1000")
+    except KernelStartFailed as error:
+        raise ConfigError(
+            detail=f"the folder {home} has too long a name for the sockets in it; name a shorter one with --home"
+        ) from error
 
 
 async def _serve_ledger(ledger: Ledger, *, task_status: TaskStatus[LedgerAddress]) -> None:

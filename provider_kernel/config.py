@@ -72,6 +72,10 @@ class ProviderConfig:
         """A file of the agent's folder; absolute names are taken as they are."""
         return self.home / name
 
+    def kernel_folder(self, channel_id: bytes) -> Path:
+        """A kernel's own folder. Its name is short, for the paths of the sockets in it have a narrow limit."""
+        return self.path("kernels") / channel_id.hex()[:12]
+
     @classmethod
     def load(cls, home: Path, **overrides: Any) -> ProviderConfig:
         """Read `provider.toml` in `home`, if it is there; `overrides` (from the command line) win.

@@ -112,7 +112,7 @@ async def open_ledger(address_book: Path) -> Ledger:
 
 async def _loopback(config: ConsumerConfig, secret: bytes) -> Backend:
     """An agent on this machine that trusts this process alone, with a ledger in its memory."""
-    home = Path(tempfile.mkdtemp(prefix="depin-loopback-"))
+    home = Path(tempfile.mkdtemp(prefix="depin-"))
     command = [sys.executable, "-m", "provider_kernel", "start", "--loopback", node_id_of(secret).hex()]
     # In a session of its own: a Ctrl-C in this process's terminal is meant for the kernel, not for the agent.
     agent = subprocess.Popen(
