@@ -226,7 +226,8 @@ class ClientSide:
         names out again.
         """
         return self.info == info and (
-            info.transport != "ipc" or all(os.path.exists(f"{info.ip}-{port}") for port in info.ports.values())
+            info.transport != "ipc"
+            or all(os.path.exists(f"{info.ip}-{port}") for port in info.ports.values())
         )
 
     def close(self) -> None:

@@ -27,7 +27,9 @@ def manifest() -> dict[str, Any]:
 
 def test_the_manifest_names_every_source_as_it_is(manifest):
     sources = sorted(p for p in CONTRACTS.rglob("*.sol") if "node_modules" not in p.parts)
-    assert manifest["sources"] == {p.relative_to(CONTRACTS).as_posix(): sha256(p.read_bytes()) for p in sources}
+    assert manifest["sources"] == {
+        p.relative_to(CONTRACTS).as_posix(): sha256(p.read_bytes()) for p in sources
+    }
 
 
 def test_the_manifest_names_every_artifact_as_it_is(manifest):
@@ -54,7 +56,9 @@ def test_compiling_again_gives_the_same_bytes(tmp_path):
         pytest.skip("needs Node.js and npm")
     copy = tmp_path / "contracts"
     shutil.copytree(CONTRACTS, copy, ignore=shutil.ignore_patterns("node_modules"))
-    subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [npm, "ci", "--no-audit", "--no-fund"], cwd=copy, check=True, capture_output=True, timeout=300
+    )
     subprocess.run([node, "compile.mjs", "abi"], cwd=copy, check=True, capture_output=True, timeout=300)
     for committed in ABI.glob("*.json"):
         assert (copy / "abi" / committed.name).read_bytes() == committed.read_bytes(), committed.name

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 
 import nbformat
 import pytest
 
+from jupyter_depin.cli import main
 from tests.e2e.market import running, sentence
 
 pytestmark = pytest.mark.timeout(300)
@@ -35,10 +37,23 @@ def notebook(tmp_path):
     return write
 
 
-def test_a_port_that_is_taken(run_demo):
+@pytest.fixture
+def refused(capsys):
+    """`jupyter depin demo …` in this very process: nothing may be started. The sentence that it ends with."""
+
+    def run(*words: object) -> str:
+        status = main(["demo", *map(str, words)])
+        said = capsys.readouterr()
+        assert said.out == ""
+        return sentence(subprocess.CompletedProcess(words, status, "", said.err))
+
+    return run
+
+
+def test_a_port_that_is_taken(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert sentence(run_demo("--no-browser", "--port", str(port))) == (
+        assert refused("--no-browser", "--port", port) == (
             f"Port {port} is already in use on this machine. Stop the program that uses it, or choose another port."
         )
 
@@ -52,14 +67,15 @@ def test_a_port_that_is_taken(run_demo):
         (["--run"], "argument --run: expected one argument"),
     ],
 )
-def test_words_that_are_not_understood(run_demo, words, said):
-    done = run_demo(*words)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(said)
+def test_words_that_are_not_understood(capsys, words, said):
+    with pytest.raises(SystemExit) as left:
+        main(["demo", *words])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(said)
 
 
-def test_output_without_a_notebook(run_demo):
-    assert sentence(run_demo("--json")) == "The configuration is wrong: --output and --json go with --run."
+def test_output_without_a_notebook(refused):
+    assert refused("--json") == "The configuration is wrong: --output and --json go with --run."
 
 
 @pytest.mark.parametrize(
@@ -73,18 +89,18 @@ def test_output_without_a_notebook(run_demo):
         ("\xff\xfe", ""),
     ],
 )
-def test_what_is_no_notebook(run_demo, tmp_path, content, reason):
+def test_what_is_no_notebook(refused, tmp_path, content, reason):
     path = tmp_path / "n.ipynb"
     if content is not None:
         path.write_text(content, "latin-1")
-    said = sentence(run_demo("--run", path))
+    said = refused("--run", path)
     assert said.startswith(f"The notebook {path} cannot be used: {reason.partition(':')[0]}"), said
     assert said.endswith(". Name another file.")
 
 
-def test_an_output_that_cannot_be_written(run_demo, notebook, tmp_path):
+def test_an_output_that_cannot_be_written(refused, notebook, tmp_path):
     target = tmp_path / "nowhere" / "out.ipynb"
-    assert sentence(run_demo("--run", notebook("1"), "--output", target)) == (
+    assert refused("--run", notebook("1"), "--output", target) == (
         f"The notebook {target} cannot be used: it cannot be written there. Name another file."
     )
 
