@@ -142,8 +142,9 @@ class Tenancy:
     # -- the end
 
     async def _finish(self) -> None:
+        # Unless somebody gave a reason, something failed here.
+        self.end(EndReason.PROVIDER_STOPPED)
         reason = self._reason or EndReason.PROVIDER_STOPPED
-        self._reason = reason
         served_ns = self._meter.stop()
         await self._destroy_kernel()
         self._journal.end(self.channel_id, reason.value, served_ns)

@@ -103,6 +103,7 @@ class TunnelDriver:
         self._newest: Connection | None = None
         self._renew = False
         self._pumping = False
+        self._reason = ""
         self._moved: asyncio.Event | None = None
         self._open = asyncio.Event()
         self.connection: Connection | None = None
@@ -157,7 +158,7 @@ class TunnelDriver:
                 return "a newer connection came"
             if self._renew:
                 self.tunnel, self._renew = self.tunnel.renewed(steady_ns()), False
-            reason = "dropped"
+            self._reason, reason = "", "dropped"
             self.connection = connection
             try:
                 with anyio.CancelScope() as self._scope:
@@ -181,8 +182,8 @@ class TunnelDriver:
                 self.tunnel.detach(steady_ns())
                 for queue in (self._control, *self._lanes.values()):
                     queue.clear()
-                self._pump_all()
-            return reason
+                self._pump()
+            return self._reason or reason
 
     # -- streams
 
@@ -249,7 +250,11 @@ class TunnelDriver:
         self._pumping = True
         try:
             while (event := self.tunnel.next_event()) is not None:
-                self._handle(event)
+                try:
+                    self._handle(event)
+                except DepinError as error:
+                    # Whoever sends just now has no part in it: the connection ends, the caller goes on.
+                    self._give_up(str(error))
         finally:
             self._pumping = False
             for frame in self.tunnel.frames_to_send():
@@ -262,16 +267,12 @@ class TunnelDriver:
                 self._moved = None
             self._arm()
         if self._control.size > _CONTROL_LIMIT:
-            log.warning("a peer asks much and reads no answers; its connection is dropped")
-            self.drop()
+            self._give_up("it asks much and reads no answers")
 
-    def _pump_all(self) -> None:
-        """Handle what came before the connection ended, with nobody left to blame for it."""
-        while True:
-            try:
-                return self._pump()
-            except DepinError as error:
-                log.info("after a connection ended: %s", error)
+    def _give_up(self, reason: str) -> None:
+        log.info("a connection is given up: %s", reason)
+        self._reason = self._reason or reason
+        self.drop()
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Message):

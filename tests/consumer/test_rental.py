@@ -400,6 +400,29 @@ async def test_recovery_from_the_journal_takes_the_lease_up_and_settles_it(world
         assert w.journal.lease(opened.channel_id).voucher_key == b""
 
 
+@pytest.mark.parametrize("turns", [12, 16, 20, 24, 30])
+async def test_recovery_survives_a_cut_in_the_middle_of_it(world, turns):
+    """The provider begins anew for a renter without memory, once; a cut after that is a cut like any other."""
+    async with world() as w:
+        rental, _ = await running(w)
+        await w.clock.wait(30)
+        await w.endpoint.close()
+        rental._journal = rental._meter._journal = _Dead()
+        w.endpoint = w.network.endpoint("consumer after the crash")
+        left: list[int] = []
+
+        async def recovering() -> None:
+            left.append(await recover(w.backend(), lambda _: None))
+
+        w.tasks.start_soon(recovering)
+        for _ in range(3):
+            await w.clock.turns(turns)
+            w.drop()
+        await w.clock.until(lambda: left, within=60)
+        assert left == [0]
+        assert w.journal.receipts()[0].chain_agrees
+
+
 async def test_recovery_leaves_living_rentals_alone(world):
     async with world() as w:
         rental, kernel = await running(w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
 
@@ -163,6 +164,30 @@ async def test_a_handler_that_refuses_ends_the_connection_and_nothing_else(pair)
         assert [parts[0] for parts in ends.got[1][Lane.SHELL]] == [b"good", b"bad", b"after", b"later"]
         assert ends.links == 2
         assert "a bad word" in ends.reasons[1][0]
+
+
+async def test_a_refusal_never_hits_whoever_happens_to_send(pair):
+    """The peer's bad words are handled as they come, even if somebody sends in the same moment."""
+    async with pair() as ends:
+
+        def refuse(lane, parts):
+            # Another task sends before the connection's end gets around.
+            asyncio.get_running_loop().call_soon(sending)
+            raise LeaseRefused(reason="a bad word")
+
+        def sending():
+            ends.drivers[1].send(Lane.IOPUB, b"innocent")
+            sent.append(1)
+
+        sent: list[int] = []
+        ends.on_message[1] = refuse
+        for _ in range(100):
+            ends.drivers[0].send(Lane.SHELL, b"bad")
+        await ends.drained()
+        assert len(ends.got[1][Lane.SHELL]) == 100
+        await ends.turns()
+        await ends.drained()
+        assert len(sent) == len(ends.got[0][Lane.IOPUB]) == 100
 
 
 async def test_a_message_arrives_before_the_next_when_the_handler_sends_elsewhere(pair):
@@ -465,7 +490,7 @@ async def test_a_peer_that_asks_and_never_listens_is_let_go(pair):
             tasks.start_soon(ask_for_ever)
             reason = await ends.drivers[1].carry(*link)
             tasks.cancel_scope.cancel()
-        assert reason == "dropped"
+        assert "reads no answers" in reason
         assert sent < 8 << 20
 
 

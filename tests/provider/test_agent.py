@@ -620,12 +620,14 @@ async def test_orders_out_of_turn_cost_a_connection_and_not_the_agent(world):
         for epoch in (1, 0, -3, 2**40, 10**300):
             rental._driver.send(Lane.LEASE, encode(replace_epoch(order, epoch)))
             await w.clock.wait(2)
+            assert not tenancy.finished.is_set()
         for epoch in range(2, 200):
             rental._driver.send(Lane.LEASE, encode(replace_epoch(order, epoch)))
         await w.clock.wait(5)
-        assert not tenancy.ended
         w.sandbox.gate.set()
         await w.clock.wait(5)
+        assert not tenancy.ended
+        assert not tenancy.finished.is_set()
         assert kernel.destroyed
         await still_serves(w)
 
