@@ -1,9 +1,11 @@
 """The three calls of the iroh binding that carry every byte, made fast and safe to cancel.
 
-The generated binding is correct, but for a kernel's traffic it falls short in three ways, each answered here:
+The generated binding is correct, but for a kernel's traffic it falls short in some ways, each answered here:
 
 * it copies written bytes one by one in Python (about 9 MB/s): `FastCalls.lowered` moves them at once;
 * around each of the half dozen steps of a call it makes a new status and a few generators: `_Library.step` keeps one;
+* a thread of the library that reports progress becomes a Python thread each time, with memory mapped and unmapped for
+  it: `_Library._on_progress` lets it stay one;
 * a call that the library completes at once still takes a turn through the event loop: `Call` notices and goes on;
 * a cancelled call drops its result, so that bytes or a stream that had just arrived would be lost: a `Call` outlives
   the task that waits for it, and the next waiter gets its result.
@@ -21,6 +23,7 @@ import asyncio
 import ctypes
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -129,6 +132,7 @@ class _Library:
         self.slots: dict[int, _Slot] = {}
         self.numbers = itertools.count(1)
         self.turns = _TURNS
+        self.threads = threading.local()
 
     def step(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of the library that tells by a status whether it went well. Raises what it says."""
@@ -147,6 +151,10 @@ class _Library:
             self.step(self.free, buffer)
 
     def _on_progress(self, number: int, code: int) -> None:
+        if not hasattr(self.threads, "stays"):
+            self.threads.stays = True
+            # Never released on purpose: the library has few threads, and they last as long as the process.
+            ctypes.pythonapi.PyGILState_Ensure()
         slot = self.slots.pop(number)
         # The order matters: `wait` clears `polling` before it looks at `code`, so one of the two sees the other.
         slot.code = code
