@@ -85,9 +85,10 @@ async def _dial(place: dict[str, object]) -> None:
             await action()
             samples.append(time.perf_counter() - begun)
         _say(samples)
+    writer.close()
+    await writer.wait_closed()
     await connection.close("done")
     await endpoint.close()
-    writer.close()
 
 
 def _say(what: object) -> None:
