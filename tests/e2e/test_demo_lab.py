@@ -98,13 +98,16 @@ async def test_launcher_rented_kernel_meter_stop_receipt(start_demo, tmp_path):
             await page.screenshot(path=tmp_path / "0-lab.png")
             card = page.locator(".jp-LauncherCard[title*='Rented kernel'][data-category='Notebook']")
             await card.first.click()
-            cell = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell").first
-            await cell.locator(".cm-content").click()
-            await page.keyboard.type("print('hello from', 6 * 7)")
-            await page.keyboard.press("Shift+Enter")
-            await expect(cell.locator(".jp-OutputArea-output")).to_contain_text("hello from 42")
             meter = page.locator("button.jp-Depin-meter")
             await expect(meter).to_have_attribute("data-depin-state", "running")
+            cell = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell").first
+            # A new notebook moves the focus about until it is drawn.
+            await expect(page.get_by_role("button", name="Rented kernel (depin) | Idle")).to_be_visible()
+            await cell.locator(".cm-content").click()
+            await page.keyboard.insert_text("print('hello from', 6 * 7)")
+            await expect(cell.locator(".cm-content")).to_have_text("print('hello from', 6 * 7)")
+            await page.keyboard.press("Shift+Enter")
+            await expect(cell.locator(".jp-OutputArea-output")).to_contain_text("hello from 42")
             await page.screenshot(path=tmp_path / "1-running.png")
             # The meter counts: a first voucher after a tick of 5 s, a second one after the next.
             await expect(meter).not_to_have_attribute("data-depin-spent", "0")

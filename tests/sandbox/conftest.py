@@ -61,7 +61,8 @@ class Talk:
 
     async def run(self, code: str, *, until: str | None = None) -> str:
         """Run a cell; return its printed text and, if it failed, its error. With `until`, return when that is printed."""
-        self.cell = message = self.client.execute(code)
+        # Otherwise a kernel drops what comes right after a failed cell.
+        self.cell = message = self.client.execute(code, stop_on_error=False)
         said = ""
         while True:
             reply = await self.client.get_iopub_msg()
