@@ -365,4 +365,4 @@ class Agent:
         """Leases that an earlier life of this agent served are over: their kernels died with it."""
         for record in self._journal.open_leases("payee"):
             self._journal.end(record.channel_id, EndReason.PROVIDER_LOST_KERNEL.value, record.served_ns)
-        shutil.rmtree(self._config.path("kernels"), ignore_errors=True)
+        shutil.rmtree(self._config.kernel_root, ignore_errors=True)

@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -118,7 +121,6 @@ async def _start(options: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(detail=f"the folder {home} cannot be made ({error.strerror})") from error
     loopback: NodeId | None = options.loopback
-    _check_sockets_fit(home)
     overrides = {"listen": options.listen, "sandbox": options.sandbox}
     if options.address_book:
         overrides["address_book"] = str(options.address_book.absolute())
@@ -136,7 +138,10 @@ async def _start(options: argparse.Namespace) -> None:
     wallet = Wallet.load_or_create(config.path("wallet.key"))
     secret = load_or_create_node_secret(config.path("node.key"))
     journal = Journal(config.path("journal.sqlite"))
-    async with anyio.create_task_group() as tasks, _ledger(config, bool(loopback)) as ledger:
+    async with AsyncExitStack() as stack:
+        config = stack.enter_context(_room_for_sockets(config))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        ledger = await stack.enter_async_context(_ledger(config, bool(loopback)))
         address: LedgerAddress | None = None
         if loopback:
             address = await tasks.start(_serve_ledger, ledger)
@@ -162,14 +167,19 @@ async def _start(options: argparse.Namespace) -> None:
         tasks.cancel_scope.cancel()
 
 
-def _check_sockets_fit(home: Path) -> None:
-    """Tell the owner at once what otherwise every renter would be told."""
+@contextmanager
+def _room_for_sockets(config: ProviderConfig) -> Iterator[ProviderConfig]:
+    """Where the home lies too deep for the paths of sockets, kernels get a private folder that does not."""
     try:
-        socket_paths(ProviderConfig(home).kernel_folder(bytes(32)) / "1000")
-    except KernelStartFailed as error:
-        raise ConfigError(
-            detail=f"the folder {home} has too long a name for the sockets in it; name a shorter one with --home"
-        ) from error
+        socket_paths(config.kernel_folder(bytes(32)) / "1000")
+    except KernelStartFailed:
+        root = tempfile.mkdtemp(prefix="depin-", dir="/tmp" if os.name == "posix" else None)
+        try:
+            yield replace(config, kernels=root)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    else:
+        yield config
 
 
 async def _serve_ledger(ledger: Ledger, *, task_status: TaskStatus[LedgerAddress]) -> None:

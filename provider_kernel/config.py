@@ -8,6 +8,7 @@
     address_book = "network.json"
     sandbox = "auto"                                  # or "bubblewrap", "none"
     accept_strangers_without_a_sandbox = false
+    kernels = "/run/depin"                            # for the kernels' folders; by default in the agent's
 
 Plain frozen values go down from here; nothing below reads a file or the environment.
 """
@@ -49,6 +50,7 @@ class ProviderConfig:
     trusted_nodes: tuple[str, ...] = ()
     memory_mb: int = 4096
     processes: int = 512
+    kernels: str = ""
 
     def __post_init__(self) -> None:
         if self.sandbox not in get_args(SandboxName):
@@ -72,9 +74,14 @@ class ProviderConfig:
         """A file of the agent's folder; absolute names are taken as they are."""
         return self.home / name
 
+    @property
+    def kernel_root(self) -> Path:
+        """Where kernels have their folders: `kernels`, or a folder in the home."""
+        return self.path(self.kernels or "kernels")
+
     def kernel_folder(self, channel_id: bytes) -> Path:
         """A kernel's own folder. Its name is short, for the paths of the sockets in it have a narrow limit."""
-        return self.path("kernels") / channel_id.hex()[:12]
+        return self.kernel_root / channel_id.hex()[:12]
 
     @classmethod
     def load(cls, home: Path, **overrides: Any) -> ProviderConfig:
