@@ -309,6 +309,8 @@ async def test_data_that_overtakes_the_greeting_waits_for_it(pair):
     async with pair(keep=False) as ends, anyio.create_task_group() as tasks:
         # On the second connection too: what the first one knew of the peer does not count there.
         for word in (b"interrupt", b"again"):
+            ends.cut()
+            await ends.turns()
             ends.drivers[0].send(Lane.CONTROL, word)
             mine = await ends.dial()
             connection, control = await ends.answer()
