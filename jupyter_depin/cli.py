@@ -144,7 +144,7 @@ def _pending(journal: Journal) -> list[LeaseRecord]:
 
 
 def _receipts(options: argparse.Namespace) -> int:
-    from jupyter_depin.demo import describe
+    from jupyter_depin.receipts import describe
 
     with _journal(ConsumerConfig.load(options.home)) as journal:
         receipts = journal.receipts()
@@ -189,7 +189,7 @@ def _kernel(options: argparse.Namespace) -> int:
     from jupyter_core.paths import jupyter_data_dir
 
     from jupyter_depin.chain.addresses import AddressBook
-    from jupyter_depin.demo import write_kernel_spec
+    from jupyter_depin.kernelspec import write_kernel_spec
     from jupyter_depin.protocol.identity import Ticket
 
     ticket = Ticket.parse(options.ticket)

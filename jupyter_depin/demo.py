@@ -7,6 +7,7 @@ folder; whatever ends the demo, its parts end with it, for each of them ends wit
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,15 @@ import anyio
 
 from jupyter_depin.chain.deploy import deploy
 from jupyter_depin.chain.evm import EvmLedger
+from jupyter_depin.consumer.runtime import Runtime
 from jupyter_depin.errors import BadNotebook, ConfigError, KernelStartFailed, PortInUse, SettlementPending
 from jupyter_depin.journal import Journal
+from jupyter_depin.kernelspec import write_kernel_spec
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import checksummed
-from jupyter_depin.protocol.money import Amount, format_amount
+from jupyter_depin.protocol.money import Amount
 from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.receipts import describe
 
 KERNEL_NAME = "depin-rented"
 RATE = "0.36"
@@ -143,7 +148,10 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
         logging.getLogger("traitlets").setLevel(logging.CRITICAL)
         progress(f"Running {path.name} on the rented kernel …")
         try:
-            client.execute()
+            _uninterrupted(client.execute)
+        except KeyboardInterrupt:
+            failed = True
+            progress("Stopped. What ran until now is paid and settled.")
         except (CellExecutionError, DeadKernelError, RuntimeError) as error:
             # A kernel that dies while it starts is jupyter_client's RuntimeError.
             failed = True
@@ -157,6 +165,23 @@ def run_notebook(path: Path, *, output: Path | None, as_json: bool) -> int:
         receipt = receipts[0]
         print(json.dumps(receipt.to_json()) if as_json else describe(receipt), flush=True)
     return 1 if failed or not receipt.chain_agrees else 0
+
+
+def _uninterrupted(execute: Callable[[], object]) -> None:
+    """Execute on a thread of its own, where Ctrl-C does not tear nbclient apart; it ends the rentals instead.
+
+    Raises `KeyboardInterrupt` once they are settled and the execution has noticed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(execute)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            runtime = Runtime.get()
+            for status in runtime.snapshot():
+                asyncio.run(runtime.settle(status.id))
+            running.exception()
+            raise
 
 
 @contextmanager
@@ -206,39 +231,6 @@ def started() -> Iterator[Demo]:
         yield Demo(folder, consumer, folder / "jupyter", agent["sandbox"])
 
 
-def write_kernel_spec(
-    folder: Path, home: Path, display_name: str = "Rented kernel (depin)", tickets: Sequence[str] = ()
-) -> None:
-    """Write a kernel spec that rents; its `argv` works too, for clients that ignore provisioners.
-
-    `tickets`: the providers of this spec, instead of those in the home's config.toml.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {"home": str(home), **({"tickets": list(tickets)} if tickets else {})}
-    asked = [word for ticket in tickets for word in ("--ticket", ticket)]
-    spec = {
-        "argv": [
-            sys.executable,
-            "-m",
-            "jupyter_depin.kernel",
-            "-f",
-            "{connection_file}",
-            "--home",
-            str(home),
-            *asked,
-        ],
-        "display_name": display_name,
-        "language": "python",
-        "interrupt_mode": "message",
-        "metadata": {
-            "debugger": True,
-            "supported_encryption": ["curve"],
-            "kernel_provisioner": {"provisioner_name": "depin-provisioner", "config": config},
-        },
-    }
-    (folder / "kernel.json").write_text(json.dumps(spec, indent=1), "utf-8")
-
-
 async def _deploy(url: str, owner: Wallet, renter: Wallet, homes: list[Path]) -> None:
     book = await deploy(url, owner)
     ledger = EvmLedger(book)
@@ -249,32 +241,6 @@ async def _deploy(url: str, owner: Wallet, renter: Wallet, homes: list[Path]) ->
         await ledger.close()
     for home in homes:
         book.save(home / "network.json")
-
-
-def describe(receipt: Receipt) -> str:
-    """A receipt for people."""
-    shown: dict[str, Any] = receipt.to_json()
-    asset = receipt.asset
-
-    def money(amount: int) -> str:
-        return f"{format_amount(amount, asset.decimals)} {asset.symbol}"
-
-    rows = {
-        "Provider": shown["provider"],
-        "Node": shown["node"],
-        "Started": shown["started"],
-        "Ended": shown["ended"],
-        "Served": f"{shown['seconds']} s at {money(receipt.rate_per_hour)} per hour",
-        "Vouchers": receipt.vouchers,
-        "Paid": money(receipt.paid),
-        "Refunded": money(receipt.refunded),
-        "Collected": f"{money(receipt.collected_on_chain)} ({'the chain agrees' if receipt.chain_agrees else 'THE CHAIN DISAGREES'})",
-        **{f"Transaction ({t.kind})": t.id for t in receipt.transactions},
-    }
-    width = max(map(len, rows))
-    return "\n".join(
-        [f"Receipt · {receipt.title}", *(f"  {name:{width}}  {value}" for name, value in rows.items())]
-    )
 
 
 def progress(text: str) -> None:

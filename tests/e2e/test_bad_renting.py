@@ -11,7 +11,7 @@ import sqlite3
 
 import pytest
 
-from jupyter_depin.demo import write_kernel_spec
+from jupyter_depin.kernelspec import write_kernel_spec
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import NodeAddress, Ticket, checksummed
 from jupyter_depin.transport.iroh import node_id_of

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+
+from tests.e2e.conftest import assert_all_gone, family
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -17,6 +21,18 @@ TICK_S = 5
 def notebook(path: Path, *cells: str) -> Path:
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
     return path
+
+
+def wait_for_kernel(pid: int) -> list[psutil.Process]:
+    """The demo's processes, once a kernel is among them."""
+    while True:
+        found = family(psutil.Process(pid))
+        if any(
+            "kernel" in " ".join(process.cmdline()[2:])
+            for process in found[1:]
+            if "provider_kernel" not in process.cmdline()
+        ):
+            return found
 
 
 def last_json(output: str) -> dict:
@@ -79,6 +95,24 @@ def test_a_failing_cell_is_paid_settled_and_reported(run_demo, tmp_path):
     assert executed.cells[0].outputs[0].text == "before\n"
     assert executed.cells[1].outputs[0].ename == "RuntimeError"
     assert last_json(done.stdout)["chain_agrees"] is True
+
+
+def test_ctrl_c_stops_pays_and_settles(start_demo, tmp_path):
+    source = notebook(tmp_path / "long.ipynb", "import time\nprint('begun')", "time.sleep(3600)")
+    with start_demo("--run", source, "--json") as demo:
+        with (tmp_path / "demo.err").open() as errors:
+            while "Running" not in errors.readline():
+                assert demo.poll() is None
+        # Somewhere between the start of the kernel and its long cell: wherever, the end is the same.
+        everything = wait_for_kernel(demo.pid)
+        demo.send_signal(signal.SIGINT)
+        printed, _ = demo.communicate()
+        assert demo.returncode == 1
+        assert last_json(printed)["chain_agrees"] is True
+        assert_all_gone(everything)
+    said = (tmp_path / "demo.err").read_text()
+    assert "Stopped." in said
+    assert "Traceback" not in said
 
 
 def test_the_receipt_is_readable_by_people(run_demo, tmp_path):

@@ -19,8 +19,9 @@ import psutil
 from jupyter_depin.chain.addresses import AddressBook
 from jupyter_depin.chain.deploy import deploy
 from jupyter_depin.chain.evm import EvmLedger
-from jupyter_depin.demo import KERNEL_NAME, write_kernel_spec
+from jupyter_depin.demo import KERNEL_NAME
 from jupyter_depin.journal import Journal
+from jupyter_depin.kernelspec import write_kernel_spec
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import checksummed
 from jupyter_depin.protocol.money import Amount
