@@ -191,6 +191,8 @@ class ClientSide:
         self._on_message = on_message
         self._sockets: dict[str, _Socket] = {}
         self.last_request: bytes = b"{}"
+        self.beating = True
+        """Whether the heartbeat is answered. It stops with the kernel, not with the link."""
         try:
             for channel in ("shell", "stdin", "control", "iopub", "hb"):
                 self._sockets[channel] = _Socket(self._bound(channel), self._receiver(channel))
@@ -258,7 +260,7 @@ class ClientSide:
 
     def _receiver(self, channel: str) -> Callable[[list[Part]], None]:
         if channel == "hb":
-            return lambda parts: self._sockets["hb"].send(parts)
+            return lambda parts: self._sockets["hb"].send(parts) if self.beating else None
         if channel == "iopub":
             return self._subscribed
         lane = _LANES[channel]

@@ -35,11 +35,12 @@ from jupyter_depin.errors import (
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet, recover
 from jupyter_depin.protocol.frames import VERSION
-from jupyter_depin.protocol.identity import NodeAddress, Signer, Ticket, checksummed
+from jupyter_depin.protocol.identity import NodeAddress, NodeId, Signer, Ticket, checksummed
 from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms, open_digest
 from jupyter_depin.protocol.messages import (
     AskLease,
     AskOffers,
+    AttachTunnel,
     LeaseGiven,
     LeaseOpened,
     OffersGiven,
@@ -54,6 +55,7 @@ from jupyter_depin.protocol.money import (
     owed,
     parse_amount,
 )
+from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,11 @@ class OpenedLease:
     link: tuple[Connection, Stream] | None = None
     paid: Amount = NOTHING
     elapsed_ns: int = 0
+
+    def attach(self, node: NodeId, *, fresh: bool) -> AttachTunnel:
+        """The request that joins a connection of `node`, this process's own, to the lease's tunnel."""
+        digest = attach_digest(self.offer.asset.domain, self.channel_id, node)
+        return AttachTunnel(self.channel_id, self.key.sign(digest), fresh)
 
 
 async def open_lease(

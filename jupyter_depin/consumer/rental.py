@@ -35,7 +35,6 @@ from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.identity import checksummed
 from jupyter_depin.protocol.messages import (
     Attached,
-    AttachTunnel,
     End,
     Ended,
     KernelExited,
@@ -55,7 +54,6 @@ from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.status import RentalStatus, settled
-from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Endpoint, Stream
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
 from jupyter_depin.tunnel.machine import Tunnel
@@ -117,7 +115,6 @@ class Rental:
             journal=journal,
             send=lambda word: self._driver.send(Lane.PAYMENT, encode(word)),
             on_change=self._changed,
-            on_cap=lambda: None,
         )
         if recovered:
             self._meter.restore(opened.paid, opened.elapsed_ns)
@@ -171,6 +168,7 @@ class Rental:
             if self._client_side is not None:
                 self._client_side.close()
             self._client_side = ClientSide(local, self._from_client)
+        self._client_side.beating = True
         self._epoch += 1
         self._exited, self._exit_status = anyio.Event(), None
         launching = self._launching = _Launching()
@@ -217,12 +215,12 @@ class Rental:
 
     async def _say_goodbye(self) -> None:
         if not self._provider_ended.is_set():
-            self._driver.send(Lane.LEASE, encode(End(str(self.reason))))
+            self._driver.send(Lane.LEASE, encode(End(str(self._lifecycle.reason))))
             await self._provider_ended.wait()
         await self._provider_settled.wait()
 
     async def _conclude(self) -> None:
-        reason = self.reason or EndReason.STOPPED_BY_USER
+        reason = self._lifecycle.reason or EndReason.STOPPED_BY_USER
         self.failure = self.failure or SettlementPending(reason="the payment network is slow")
         try:
             self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
@@ -246,7 +244,9 @@ class Rental:
                 try:
                     with anyio.fail_after(_DIAL_S):
                         control = control or await connection.open_stream()
-                        await ask(control, self._attach_request(), Attached)
+                        await ask(
+                            control, self._opened.attach(self._endpoint.node, fresh=self._fresh), Attached
+                        )
                     self._fresh, attempt = False, 0
                     reason = await self._driver.carry(connection, control)
                     self._cut_ns = steady_ns()
@@ -267,10 +267,6 @@ class Rental:
                 self._move(State.RECONNECTING)
             await anyio.sleep(_REDIAL_S[min(attempt, len(_REDIAL_S) - 1)])
             attempt += 1
-
-    def _attach_request(self) -> AttachTunnel:
-        digest = attach_digest(self._opened.offer.asset.domain, self.channel_id, self._endpoint.node)
-        return AttachTunnel(self.channel_id, self._opened.key.sign(digest), self._fresh)
 
     # -- what arrives
 
@@ -350,9 +346,11 @@ class Rental:
         if self._exit_status is None:
             self._exit_status = status
             self._exited.set()
+            if self._client_side is not None:
+                self._client_side.beating = False
 
     def _ended_error(self) -> DepinError:
-        return LeaseEnded(reason=SENTENCES[self.reason or EndReason.STOPPED_BY_USER])
+        return LeaseEnded(reason=SENTENCES[self._lifecycle.reason or EndReason.STOPPED_BY_USER])
 
     # -- what is shown
 

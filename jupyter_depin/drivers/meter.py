@@ -163,12 +163,11 @@ class PayerDriver:
         journal: Journal,
         send: Callable[[VoucherGiven], None],
         on_change: Callable[[], None],
-        on_cap: Callable[[], None],
     ) -> None:
         self._payer = Payer(offer.rate, offer.tick_s * NS_PER_SECOND, cap)
         self._domain: Domain = offer.asset.domain
         self._channel_id, self._key, self._journal, self._send = channel_id, key, journal, send
-        self._on_change, self._on_cap = on_change, on_cap
+        self._on_change = on_change
         self._started = False
         self.served_ns = 0
         self.refused = ""
@@ -218,7 +217,8 @@ class PayerDriver:
                         self._channel_id.hex(), event.claimed_ns, event.allowed_ns,
                     )  # fmt: skip
                 case CapReached():
-                    self._on_cap()
+                    # The provider ends the lease at the same moment, and says so.
+                    log.info("rental=%s has used up its deposit", self._channel_id.hex())
         if signed is not None:
             self._send(VoucherGiven(signed.voucher.amount, signed.signature, claim.final))
         elif claim.final:

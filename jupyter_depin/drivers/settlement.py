@@ -12,11 +12,14 @@ from jupyter_depin.drivers.clock import unix_ns
 from jupyter_depin.errors import SettlementPending
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet
-from jupyter_depin.protocol.money import Amount
+from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.voucher import Claim
 
 log = logging.getLogger(__name__)
+
+_OPENING_NS = 180 * NS_PER_SECOND
+"""A lease that its provider may still be opening, if this process died while it was: the promise, and then some."""
 
 
 async def collect(channel_id: bytes, *, ledger: Ledger, wallet: Wallet, journal: Journal) -> Receipt:
@@ -50,6 +53,8 @@ async def confirm(channel_id: bytes, *, ledger: Ledger, journal: Journal) -> Rec
     closing = await ledger.closing(channel_id)
     if closing is None and await ledger.channel(channel_id) is not None:
         raise SettlementPending(reason="the provider has not collected yet")
+    if closing is None and unix_ns() - record.opened_ns < _OPENING_NS:
+        raise SettlementPending(reason="it may still be opened")
     return _conclude(record, journal, closing)
 
 

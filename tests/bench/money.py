@@ -150,7 +150,6 @@ class _Pair:
             journal=ours,
             send=self._to_payee,
             on_change=lambda: None,
-            on_cap=lambda: None,
         )
         self.payee = PayeeDriver(
             offer=offer,
