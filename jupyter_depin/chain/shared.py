@@ -25,6 +25,7 @@ from jupyter_depin.protocol.money import Amount
 from jupyter_depin.protocol.voucher import Claim
 
 _READ = 1 << 16
+_ANSWER_S = 30
 
 
 class LedgerAddress(msgspec.Struct, frozen=True):
@@ -206,13 +207,14 @@ class SharedLedger:
         call = _Call(self._address.secret, method, msgspec.Raw(msgspec.json.encode(arguments)))
         async with self._turn:
             try:
-                if self._stream is None:
-                    self._stream = await anyio.connect_tcp("127.0.0.1", self._address.port)
-                await self._stream.send(encode_message(call))
                 answers: list[_Result | _Failure] = []
-                while not answers:
-                    answers = self._decoder.feed(await self._stream.receive(_READ))
-            except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+                with anyio.fail_after(_ANSWER_S):
+                    if self._stream is None:
+                        self._stream = await anyio.connect_tcp("127.0.0.1", self._address.port)
+                    await self._stream.send(encode_message(call))
+                    while not answers:
+                        answers = self._decoder.feed(await self._stream.receive(_READ))
+            except (OSError, TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
                 await self._hang_up()
                 raise ChainUnreachable(url=f"127.0.0.1:{self._address.port}") from error
             except BaseException:
