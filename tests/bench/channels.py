@@ -69,7 +69,7 @@ def _buffers(quick: bool) -> Iterator[Line]:
         for client in clients:
             client.execute(_MAKE_BUFFER)
         seconds = in_turns(
-            2 if quick else 4,
+            2 if quick else 7,
             *(partial(_sends_buffer, client) for client in clients),
             partial(raw.ask, "bulk", _BUFFER),
         )
@@ -77,6 +77,8 @@ def _buffers(quick: bool) -> Iterator[Line]:
     yield Line("buffers_64_MiB_s", half[0], "s", "raw iroh stream", half[3])
     yield Line("buffers_64_MiB_s", half[0], "s", "local kernel", half[1])
     yield Line("buffers_64_MiB_s", half[0], "s", "asyncssh forward", half[2])
+    # ZeroMQ hands a message on when it is whole, so the local kernel's time comes on top of the stream's.
+    yield Line("buffers_added_64_MiB_s", half[0] - half[1], "s", "raw iroh stream", half[3])
 
 
 _SHOW = f"""
@@ -115,9 +117,9 @@ BENCHMARKS = (
         _execute,
     ),
     Benchmark(
-        ("buffers_64_MiB_s",),
+        ("buffers_64_MiB_s", "buffers_added_64_MiB_s"),
         "lower",
-        "a cell that sends 64 MiB in one widget message to the client",
+        "a cell that sends 64 MiB in one widget message to the client; the same less a local kernel's",
         _buffers,
     ),
     Benchmark(

@@ -55,7 +55,7 @@ class Client:
 
     def first_result(self) -> None:
         """Return when the kernel has answered at all, and its output arrives here too."""
-        self.execute("1", until_idle=False)
+        self.execute("1", until_idle=False, idle_s=0)
         while not self.execute("1", until_idle=False, idle_s=0.2):
             pass
 
