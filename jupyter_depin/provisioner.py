@@ -14,8 +14,10 @@ here answers a trap of the contract:
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ class DepinProvisioner(LocalProvisioner):
 
     _rental: Rental | None = None
     _failed = False
+    _told = False
 
     # -- what is asked about the "process"
 
@@ -137,6 +140,7 @@ class DepinProvisioner(LocalProvisioner):
             if self._rental is None:
                 self._rental = await runtime.call(runtime.rent, self.settings(), self.kernel_id)
             await runtime.call(self._launch, self._rental, cmd, kwargs)
+            self._failed = False
         except DepinError as error:
             if first:
                 rental, self._rental = self._rental, None
@@ -145,12 +149,26 @@ class DepinProvisioner(LocalProvisioner):
                 raise
             self.log.error("%s", error)
             self._failed = True
+            self._let_go(EndReason.START_FAILED)
         except BaseException:
             if first and self._rental is not None:
-                rental, self._rental = self._rental, None
-                runtime.submit(rental.settle, EndReason.START_FAILED)
+                self._let_go(EndReason.START_FAILED)
+                self._rental = None
             raise
         return self.connection_info
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Ask to be told when Jupyter gives the kernel up: it forgets it then without a `cleanup`."""
+        await super().post_launch(**kwargs)
+        manager = self.parent
+        if not self._told and manager is not None and getattr(manager, "_restarter", None) is not None:
+            self._told = True
+            manager.add_restart_callback(lambda: self._let_go(EndReason.KERNEL_SHUTDOWN), "dead")
+
+    def _let_go(self, reason: EndReason) -> None:
+        """End the lease and don't wait: nobody is there to hear how it went but the journal."""
+        if self._rental is not None:
+            Runtime.get().submit(self._rental.settle, reason)
 
     async def _launch(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
         environment = dict(kwargs.get("env") or os.environ)
@@ -203,6 +221,13 @@ class LoopbackProvisioner(DepinProvisioner):
     def settings(self) -> ConsumerConfig:
         """One fixed configuration: the process's own agent."""
         return ConsumerConfig(home=Path(), loopback=True, max_spend="100000")
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """The same, but a command that is not there is told as a local kernel tells it: programs rely on that."""
+        environment = kwargs.get("env") or os.environ
+        if shutil.which(cmd[0], path=environment.get("PATH", os.defpath)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), cmd[0])
+        return await super().launch_kernel(cmd, **kwargs)
 
     async def _launch(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
         environment = dict(kwargs.get("env") or os.environ)

@@ -44,16 +44,23 @@ async def recover(
     """
     left = 0
     journal = backend.journal
+
+    def tell(record: LeaseRecord, reason: object) -> None:
+        log.info("rental=%s is still not settled: %s", record.channel_id.hex(), reason)
+        if say is not None:
+            say(f"{record.channel_id.hex()[:16]}  {reason}")
+
     for record in [*journal.open_leases("payer"), *journal.unsettled("payer")]:
-        if alive(record.kernel_id) or not journal.claim(record.channel_id):
+        if alive(record.kernel_id):
+            continue
+        if not journal.claim(record.channel_id):
+            tell(record, "A running program of yours holds it and will settle it.")
             continue
         try:
             await _settle(record, backend, on_change)
         except DepinError as error:
             left += 1
-            log.warning("rental=%s is still not settled: %s", record.channel_id.hex(), error)
-            if say is not None:
-                say(f"{record.channel_id.hex()[:16]}  {error}")
+            tell(record, error)
             journal.release(record.channel_id)
     return left
 

@@ -16,14 +16,16 @@ import anyio
 from jupyter_depin.chain import Ledger
 from jupyter_depin.channels import ClientSide, LocalInfo
 from jupyter_depin.consumer.config import ConsumerConfig
+from jupyter_depin.consumer.ending import confirmed, why_pending
 from jupyter_depin.consumer.opening import OpenedLease
+from jupyter_depin.consumer.shown import shown
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
 from jupyter_depin.drivers.handshake import ask
 from jupyter_depin.drivers.meter import PayerDriver
-from jupyter_depin.drivers.settlement import confirm
 from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import (
     DepinError,
+    KernelStartFailed,
     LeaseEnded,
     RemoteProtocolError,
     SettlementPending,
@@ -32,7 +34,6 @@ from jupyter_depin.errors import (
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason, Lifecycle, State
 from jupyter_depin.protocol.frames import Lane, Part
-from jupyter_depin.protocol.identity import checksummed
 from jupyter_depin.protocol.messages import (
     Attached,
     End,
@@ -53,7 +54,7 @@ from jupyter_depin.protocol.messages import (
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
-from jupyter_depin.protocol.status import RentalStatus, settled
+from jupyter_depin.protocol.status import RentalStatus
 from jupyter_depin.transport import Endpoint, Stream
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
 from jupyter_depin.tunnel.machine import Tunnel
@@ -62,6 +63,8 @@ log = logging.getLogger(__name__)
 
 _PING_NS = 3 * NS_PER_SECOND
 _DIAL_S = 4.0
+_LAUNCH_S = 90
+"""How long a kernel may take to come up: a provider gives it 60 s, and the link may be cut meanwhile."""
 _REDIAL_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -165,16 +168,24 @@ class Rental:
         if self._over.is_set():
             raise self._ended_error()
         if self._client_side is None or not self._client_side.serves(local):
-            if self._client_side is not None:
-                self._client_side.close()
+            before, self._client_side = self._client_side, None
+            if before is not None:
+                before.close()
             self._client_side = ClientSide(local, self._from_client)
         self._client_side.beating = True
+        self._client_side.attend(False)
         self._epoch += 1
         self._exited, self._exit_status = anyio.Event(), None
+        if self._launching is not None and not self._launching.done.is_set():
+            self._launching.error = KernelStartFailed(reason="it was started again meanwhile")
+            self._launching.done.set()
         launching = self._launching = _Launching()
         order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
         self._driver.send(Lane.LEASE, encode(order))
-        await launching.done.wait()
+        with anyio.move_on_after(_LAUNCH_S):
+            await launching.done.wait()
+        if not launching.done.is_set():
+            launching.error = KernelStartFailed(reason=f"no word of it for {_LAUNCH_S} s")
         if launching.error is not None:
             self._kernel_gone(1)
             raise launching.error
@@ -204,14 +215,18 @@ class Rental:
                 tasks.cancel_scope.cancel()
         finally:
             self._end(EndReason.STOPPED_BY_USER)
-            with anyio.move_on_after(self._config.settle_wait_s, shield=True):
-                await self._conclude()
-            self._driver.close()
-            if self._client_side is not None:
-                self._client_side.close()
-            self._move(State.ENDED)
-            self._finished.set()
-            self._changed()
+            try:
+                with anyio.move_on_after(self._config.settle_wait_s, shield=True):
+                    await self._conclude()
+            except Exception as error:
+                self.failure = why_pending(self.channel_id, error)
+            finally:
+                self._driver.close()
+                if self._client_side is not None:
+                    self._client_side.close()
+                self._finished.set()
+                self._move(State.ENDED)
+                self._changed()
 
     async def _say_goodbye(self) -> None:
         if not self._provider_ended.is_set():
@@ -220,15 +235,14 @@ class Rental:
         await self._provider_settled.wait()
 
     async def _conclude(self) -> None:
-        reason = self._lifecycle.reason or EndReason.STOPPED_BY_USER
-        self.failure = self.failure or SettlementPending(reason="the payment network is slow")
-        try:
-            self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
-            self.receipt = await confirm(self.channel_id, ledger=self._ledger, journal=self._journal)
-            self.failure = None
-        except DepinError as error:
-            self.failure = error
-            log.warning("rental=%s is not settled yet: %s", self.channel_id.hex(), error)
+        # A provider that still serves, or has just come back, collects within moments.
+        patient = self.reason is EndReason.PROVIDER_LOST_KERNEL or self.failure is not None
+        why = "the provider has not collected yet" if patient else "the payment network is slow"
+        self.failure = SettlementPending(reason=why)
+        reason = self.reason or EndReason.STOPPED_BY_USER
+        self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
+        self.receipt = await confirmed(self.channel_id, self._ledger, self._journal, patient=patient)
+        self.failure = None
 
     async def _keep_link(self) -> None:
         attempt = 0
@@ -289,6 +303,8 @@ class Rental:
                     self._meter.start(
                         self._cut_ns if self._cut_ns > self._launching.since_ns else steady_ns()
                     )
+                    if self._client_side is not None:
+                        self._client_side.attend(True)
                     self._launching.done.set()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
@@ -348,6 +364,7 @@ class Rental:
             self._exited.set()
             if self._client_side is not None:
                 self._client_side.beating = False
+                self._client_side.attend(False)
 
     def _ended_error(self) -> DepinError:
         return LeaseEnded(reason=SENTENCES[self._lifecycle.reason or EndReason.STOPPED_BY_USER])
@@ -365,33 +382,17 @@ class Rental:
 
     def status(self) -> RentalStatus:
         """How it stands, for every edge."""
-        offer = self._opened.offer
-        path = self._driver.connection.path() if self._driver.connection is not None else None
-        reason = self._lifecycle.reason
-        facts = {"pending": str(self.failure)} if self.failure is not None else {}
-        refused = self._meter.refused
-        unpaid = ("VoucherRefused", {"reason": refused}) if refused else ("arrears", {})
-        receipt = self.receipt
-        return RentalStatus(
-            id=self.channel_id.hex(),
+        paused = "" if not self._paused else self._meter.refused or "arrears"
+        return shown(
+            self._opened,
+            self._lifecycle,
+            self._meter,
+            self._driver,
             kernel_id=self.kernel_id,
-            state=self._lifecycle.state.value,
-            reason=(reason.value, facts) if reason else (unpaid if self._paused else None),
-            provider=checksummed(offer.provider),
-            node=offer.node.hex(),
-            title=offer.title,
-            rate_per_hour=offer.rate,
-            symbol=offer.asset.symbol,
-            decimals=offer.asset.decimals,
-            served_ns=self._meter.served_ns,
-            spent=self._meter.paid,
-            cap=self._opened.deposit,
-            bytes_up=self._driver.bytes_up,
-            bytes_down=self._driver.bytes_down,
-            rtt_ms=path.rtt_ms if path else None,
-            relayed=path.relayed if path else None,
-            receipt=None if receipt is None else settled(receipt),
-            since=self._since_ns / 1e9,
+            since_ns=self._since_ns,
+            unpaid=paused,
+            receipt=self.receipt,
+            failure=self.failure,
         )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from multiprocessing import parent_process
@@ -26,7 +28,7 @@ from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.opening import open_lease
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.consumer.rental import Rental
-from jupyter_depin.errors import RentalNotFound
+from jupyter_depin.errors import DepinError, LeaseEnded, RentalNotFound
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.status import RentalStatus
 
@@ -35,7 +37,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Listener = Callable[[RentalStatus], None]
 
-_EXIT_S = 30
+_EXIT_S = 50
+"""More than twice what a rental waits for its provider and its ledger."""
+_RETRY_S = (5, 15, 60, 300, 900)
 _KEPT = 50
 """Ended rentals whose last status is still shown."""
 
@@ -51,7 +55,7 @@ class Runtime:
     def get(cls) -> Runtime:
         """This process's runtime, started if need be (anew in a forked child, which has no threads)."""
         with cls._guard:
-            if cls._instance is None:
+            if cls._instance is None or not cls._instance._thread.is_alive():
                 cls._instance = cls()
             return cls._instance
 
@@ -73,7 +77,8 @@ class Runtime:
         self._tasks: TaskGroup
         self._stop: anyio.Event
         self._backends: dict[ConsumerConfig, Backend] = {}
-        self._connecting: anyio.Lock
+        self._connecting: defaultdict[ConsumerConfig, anyio.Lock]
+        self._pending: dict[ConsumerConfig, anyio.Event] = {}
         self._rentals: dict[str, Rental] = {}
         self._opening: list[str] = []
         self._statuses: dict[str, RentalStatus] = {}
@@ -81,7 +86,8 @@ class Runtime:
         self._thread = threading.Thread(target=self._run, name="jupyter-depin", daemon=True)
         self._thread.start()
         self._ready.wait()
-        atexit.register(self._at_exit)
+        # The interpreter ends its thread pools before it calls `atexit`, and name lookups need those.
+        getattr(threading, "_register_atexit", atexit.register)(self._at_exit)
         if parent_process() is not None:
             # A worker of multiprocessing ends without the interpreter's own farewell.
             Finalize(None, self._at_exit, exitpriority=0)
@@ -89,7 +95,11 @@ class Runtime:
     # -- from any thread
 
     def submit(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> Future[T]:
-        """Run an async function on the loop thread."""
+        """Run an async function on the loop thread. The result is `LeaseEnded` once this program is ending."""
+        if not self._thread.is_alive():
+            over: Future[T] = Future()
+            over.set_exception(LeaseEnded(reason="this program is ending"))
+            return over
 
         async def run() -> T:
             return await function(*arguments)
@@ -102,7 +112,8 @@ class Runtime:
 
     def soon(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call something on the loop thread and don't wait."""
-        self._loop.call_soon_threadsafe(function, *arguments)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def snapshot(self) -> list[RentalStatus]:
         """Every rental of this process, newest last."""
@@ -150,7 +161,7 @@ class Runtime:
         )
         self._rentals[opened.channel_id.hex()] = rental
         self._changed(rental)
-        self._tasks.start_soon(self._keep, rental)
+        self._tasks.start_soon(self._keep, rental, config, backend)
         return rental
 
     async def recover(self, config: ConsumerConfig) -> int:
@@ -159,7 +170,7 @@ class Runtime:
         return await recover(backend, self._changed, self._alive)
 
     async def _backend(self, config: ConsumerConfig, *, recovering: bool = True) -> Backend:
-        async with self._connecting:
+        async with self._connecting[config]:
             backend = self._backends.get(config)
             if backend is not None and not backend.alive():
                 await backend.close()
@@ -167,19 +178,38 @@ class Runtime:
             if backend is None:
                 backend = self._backends[config] = await connect(config)
                 if recovering and not config.loopback:
-                    self._tasks.start_soon(recover, backend, self._changed, self._alive)
+                    self._tasks.start_soon(self._settle_what_is_left, config, backend)
             return backend
 
     def _alive(self, kernel_id: str) -> bool:
         return kernel_id in self._opening or any(r.kernel_id == kernel_id for r in self._rentals.values())
 
-    async def _keep(self, rental: Rental) -> None:
+    async def _settle_what_is_left(self, config: ConsumerConfig, backend: Backend) -> None:
+        """Settle what earlier processes left behind, and what this one could not settle at once; never gives up."""
+        attempt = 0
+        while True:
+            pending = self._pending[config] = anyio.Event()
+            try:
+                left = await recover(backend, self._changed, self._alive)
+            except Exception:
+                # The journal may be locked or the disk full; living rentals must not suffer for dead ones.
+                log.exception("unsettled rentals could not be looked at")
+                left = 1
+            attempt = attempt + 1 if left else 0
+            with anyio.move_on_after(_RETRY_S[min(attempt, len(_RETRY_S)) - 1] if left else None):
+                await pending.wait()
+
+    async def _keep(self, rental: Rental, config: ConsumerConfig, backend: Backend) -> None:
         try:
             await rental.run()
         except Exception:
             log.exception("rental=%s failed", rental.channel_id.hex())
         finally:
             self._rentals.pop(rental.channel_id.hex(), None)
+            if rental.receipt is None and config in self._pending:
+                with contextlib.suppress(DepinError):
+                    backend.journal.release(rental.channel_id)
+                self._pending[config].set()
             for old in [i for i in self._statuses if i not in self._rentals][:-_KEPT]:
                 del self._statuses[old]
 
@@ -194,7 +224,7 @@ class Runtime:
         self._loop.run_until_complete(self._main())
 
     async def _main(self) -> None:
-        self._stop, self._connecting = anyio.Event(), anyio.Lock()
+        self._stop, self._connecting = anyio.Event(), defaultdict(anyio.Lock)
         async with anyio.create_task_group() as self._tasks:
             self._ready.set()
             await self._stop.wait()

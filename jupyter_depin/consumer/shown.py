@@ -1,0 +1,59 @@
+"""What people see of a rental, drawn from its parts: codes and figures, no sentences."""
+
+from __future__ import annotations
+
+from jupyter_depin.consumer.opening import OpenedLease
+from jupyter_depin.drivers.meter import PayerDriver
+from jupyter_depin.drivers.tunnel import TunnelDriver
+from jupyter_depin.errors import DepinError
+from jupyter_depin.lifecycle import Lifecycle
+from jupyter_depin.protocol.identity import checksummed
+from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.protocol.status import RentalStatus, settled
+
+
+def shown(
+    opened: OpenedLease,
+    lifecycle: Lifecycle,
+    meter: PayerDriver,
+    driver: TunnelDriver,
+    *,
+    kernel_id: str,
+    since_ns: int,
+    unpaid: str,
+    receipt: Receipt | None,
+    failure: DepinError | None,
+) -> RentalStatus:
+    """One rental's status. Called by the rental on every change.
+
+    `unpaid`: why the kernel is paused ("arrears", or what was wrong with the last voucher), or nothing; `failure`: why
+    it is not settled yet.
+    """
+    offer = opened.offer
+    path = driver.connection.path() if driver.connection is not None else None
+    reason: tuple[str, dict[str, str]] | None = None
+    if lifecycle.reason:
+        reason = (lifecycle.reason.value, {"pending": str(failure)} if failure is not None else {})
+    elif unpaid:
+        reason = ("arrears", {}) if unpaid == "arrears" else ("VoucherRefused", {"reason": unpaid})
+    return RentalStatus(
+        id=opened.channel_id.hex(),
+        kernel_id=kernel_id,
+        state=lifecycle.state.value,
+        reason=reason,
+        provider=checksummed(offer.provider),
+        node=offer.node.hex(),
+        title=offer.title,
+        rate_per_hour=offer.rate,
+        symbol=offer.asset.symbol,
+        decimals=offer.asset.decimals,
+        served_ns=meter.served_ns,
+        spent=meter.paid,
+        cap=opened.deposit,
+        bytes_up=driver.bytes_up,
+        bytes_down=driver.bytes_down,
+        rtt_ms=path.rtt_ms if path else None,
+        relayed=path.relayed if path else None,
+        receipt=None if receipt is None else settled(receipt),
+        since=since_ns / 1e9,
+    )
