@@ -29,7 +29,7 @@ from zmq.backend import Socket as BareSocket
 from zmq.utils.monitor import parse_monitor_message
 
 from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
-from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.frames import MAX_FRAME, Lane, Part
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +193,8 @@ class ClientSide:
         self.last_request: bytes = b"{}"
         self.beating = True
         """Whether the heartbeat is answered. It stops with the kernel, not with the link."""
+        self._attended = True
+        self._paused: set[Lane] = set()
         try:
             for channel in ("shell", "stdin", "control", "iopub", "hb"):
                 self._sockets[channel] = _Socket(self._bound(channel), self._receiver(channel))
@@ -217,9 +219,17 @@ class ClientSide:
 
     def pause(self, lane: Lane, paused: bool) -> None:
         """Stop or go on taking clients' messages of one lane (their own queues hold what comes meanwhile)."""
-        for channel, its_lane in _LANES.items():
-            if its_lane is lane:
-                self._sockets[channel].pause(paused)
+        (self._paused.add if paused else self._paused.discard)(lane)
+        self._listen()
+
+    def attend(self, attended: bool) -> None:
+        """Say whether there is a kernel. While there is none, what clients send waits, as it would for a local one."""
+        self._attended = attended
+        self._listen()
+
+    def _listen(self) -> None:
+        for channel, lane in _LANES.items():
+            self._sockets[channel].pause(not self._attended or lane in self._paused)
 
     def serves(self, info: LocalInfo) -> bool:
         """Whether clients that were told `info` find these sockets. Asked before a kernel is started again.
@@ -320,13 +330,15 @@ class KernelSide:
 
     `endpoints` maps `shell`, `iopub`, `stdin`, `control` to ZeroMQ endpoints. `on_message` gets what the kernel says:
     on iopub as it is, on the others with the client's identity in front. The kernel's output is read at full speed:
-    a slow reader would make it drop messages.
+    a slow reader would make it drop messages. A frame above `MAX_FRAME` ends its connection before it is read.
     """
 
     def __init__(self, endpoints: Mapping[str, str], on_message: Handler) -> None:
         self._context = zmq.Context()
         self._endpoints, self._on_message = endpoints, on_message
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
+        # A hostile kernel's frames lie in this process, outside the kernel's own limits.
+        self._context.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
         iopub = _unlimited(self._context.socket(zmq.SUB))
         iopub.setsockopt(zmq.SUBSCRIBE, b"")
         iopub.connect(endpoints["iopub"])
