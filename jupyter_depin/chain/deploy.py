@@ -60,7 +60,8 @@ async def deploy(
             receipt = await transactor.send(
                 signer, None, artifact(name).creation(*arguments), f"the deployment of {name}"
             )
-            return parse_address(receipt["contractAddress"].lower())
+            with rpc.reading():
+                return parse_address(receipt["contractAddress"].lower())
 
         if token is None:
             token = await create("DemoToken")

@@ -18,7 +18,7 @@ from jupyter_depin.chain.artifacts import artifact
 from jupyter_depin.chain.recovery import compact
 from jupyter_depin.chain.refusals import empty_wallet, skipped
 from jupyter_depin.chain.reverts import from_revert
-from jupyter_depin.chain.rpc import Rpc, RpcRefused
+from jupyter_depin.chain.rpc import Rpc, RpcRefused, quantity
 from jupyter_depin.chain.transactions import Transactor
 from jupyter_depin.errors import ChainUnreachable, TransactionFailed, WrongChain
 from jupyter_depin.protocol.eip712 import keccak256, struct_hash
@@ -94,7 +94,8 @@ class EvmLedger:
             with contextlib.suppress(RpcRefused):  # not every node tells of a pending block
                 block = await self._rpc.call("eth_getBlockByNumber", tag, False)
                 if block:
-                    times.append(int(block["timestamp"], 16))
+                    with self._rpc.reading():
+                        times.append(quantity(block["timestamp"]))
         if not times:
             raise ChainUnreachable(url=self._rpc.url)
         return max(times)
@@ -154,8 +155,8 @@ class EvmLedger:
 
     async def _permit(self, wallet: Signer, spender: Address, amount: int) -> tuple[int, bytes, bytes] | None:
         try:
-            separator = await self._read_token("DOMAIN_SEPARATOR")
-            nonce = await self._read_token("nonces", wallet.address)
+            (separator,) = await self._tried(self._token, self._book.token, "DOMAIN_SEPARATOR")
+            (nonce,) = await self._tried(self._token, self._book.token, "nonces", wallet.address)
         except (TransactionFailed, ValueError):
             return None
         hashed = struct_hash(_PERMIT_TYPE, wallet.address, spender, amount, nonce, _FOREVER)
@@ -191,17 +192,20 @@ class EvmLedger:
             "address": "0x" + self._book.vault.hex(),
             "topics": ["0x" + self._vault.topic("Closed").hex(), "0x" + channel_id.hex()],
         }
-        last = int(await self._ask("eth_blockNumber"), 16)
+        newest = await self._ask("eth_blockNumber")
+        with self._rpc.reading():
+            last = quantity(newest)
         while last >= 0:
             first = max(0, last - _LOG_BLOCKS + 1)
             logs = await self._ask("eth_getLogs", {**wanted, "fromBlock": hex(first), "toBlock": hex(last)})
-            if logs:
-                return Closing(
-                    state.settled, Amount(state.deposit - state.settled), logs[-1]["transactionHash"]
-                )
+            with self._rpc.reading():
+                if len(logs):
+                    transaction = str(logs[-1]["transactionHash"])
+                    return Closing(state.settled, Amount(state.deposit - state.settled), transaction)
             oldest = await self._ask("eth_getBlockByNumber", hex(first), False)
-            if int(oldest["timestamp"], 16) < state.opened_at:
-                break
+            with self._rpc.reading():
+                if quantity(oldest["timestamp"]) < state.opened_at:
+                    break
             last = first - 1
         return None
 
@@ -210,11 +214,12 @@ class EvmLedger:
         rows = [(_row(claim.terms), claim.amount, *compact(claim.signature)) for claim in claims]
         data = self._vault.call("settleAndClose" if close else "settle", rows)
         receipt = await self._transact(relayer, self._book.vault, data, "the settlement")
-        reasons = {
-            values["channelId"]: values["reason"]
-            for name, values in self._events(receipt)
-            if name == "Skipped"
-        }
+        with self._rpc.reading():
+            reasons = {
+                values["channelId"]: values["reason"]
+                for name, values in self._events(receipt)
+                if name == "Skipped"
+            }
         missed = []
         for claim in claims:
             channel_id = claim.terms.channel_id(self._asset.domain)
@@ -223,7 +228,9 @@ class EvmLedger:
                 if state is None or claim.amount > state.settled:
                     missed.append((channel_id, reasons[channel_id]))
         if missed:
-            raise skipped(missed, len(claims))
+            with self._rpc.reading():
+                failure = skipped(missed, len(claims))
+            raise failure
         return str(receipt["transactionHash"])
 
     async def request_close(self, relayer: Signer, terms: Terms, signature: bytes) -> str:
@@ -287,10 +294,17 @@ class EvmLedger:
             raise TransactionFailed(action="a question", reason=error) from error
 
     async def _read(self, contract: Any, at: Address, function: str, *arguments: object) -> tuple[Any, ...]:
+        with self._rpc.reading():
+            return await self._tried(contract, at, function, *arguments)
+
+    async def _tried(self, contract: Any, at: Address, function: str, *arguments: object) -> tuple[Any, ...]:
+        # Raises `ValueError` where the contract has no such function and its fallback answered with nothing.
         if not self._checked:
             await self.check()
         call = {"to": "0x" + at.hex(), "data": "0x" + contract.call(function, *arguments).hex()}
         answer = await self._ask("eth_call", call, "latest")
+        if not isinstance(answer, str):
+            raise ChainUnreachable(url=self._rpc.url)
         try:
             return tuple(contract.result(function, bytes.fromhex(answer.removeprefix("0x"))))
         except ValueError:

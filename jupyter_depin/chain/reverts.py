@@ -18,7 +18,7 @@ def from_revert(action: str, data: bytes, asset: Asset) -> PaymentError:
     if data[:4] == _ERROR_STRING:
         try:
             return TransactionFailed(action=action, reason=decode(["string"], data[4:])[0])
-        except DecodingError:
+        except (DecodingError, ValueError):
             return TransactionFailed(action=action, reason="the contract gave a reason that cannot be read")
     for contract in ("SessionVault", "ProviderRegistry", "DemoToken"):
         found = artifact(contract).error(data)

@@ -7,15 +7,18 @@ a `Signer` of any kind.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiohttp
+from eth_abi.exceptions import DecodingError
 from web3 import AsyncHTTPProvider
-from web3.exceptions import Web3Exception
 from web3.types import RPCEndpoint
 
 from jupyter_depin.errors import ChainUnreachable
+
+log = logging.getLogger(__name__)
 
 
 class RpcRefused(Exception):
@@ -44,7 +47,10 @@ class Rpc:
         for node in list(self._nodes):
             try:
                 response: object = await node.make_request(RPCEndpoint(method), list(params))
-            except (aiohttp.ClientError, OSError, ValueError, Web3Exception):
+            except Exception as error:
+                # Not only the network's errors: an answer may be any JSON, and at the interpreter's exit aiohttp
+                # raises RuntimeError. To the caller each of them is a node that does not answer.
+                log.debug("%s: %r", method, error)
                 continue
             if not isinstance(response, dict):
                 continue
@@ -56,27 +62,39 @@ class Rpc:
             return response.get("result")
         raise ChainUnreachable(url=self.url)
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around whatever takes an answer apart: one that lacks something, or is null, is `ChainUnreachable`."""
+        try:
+            yield
+        except (AttributeError, DecodingError, LookupError, OverflowError, TypeError, ValueError) as error:
+            raise ChainUnreachable(url=self.url) from error
+
     async def number(self, method: str, *params: Any) -> int:
         """One request whose answer is a number. Raises as `call` does."""
         answer = await self.call(method, *params)
-        try:
-            return int(answer, 16)
-        except (TypeError, ValueError) as error:
-            raise ChainUnreachable(url=self.url) from error
+        with self.reading():
+            return quantity(answer)
 
     async def data(self, method: str, *params: Any) -> bytes:
         """One request whose answer is bytes. Raises as `call` does."""
         answer = await self.call(method, *params)
-        try:
+        with self.reading():
             return bytes.fromhex(answer.removeprefix("0x"))
-        except (AttributeError, ValueError) as error:
-            raise ChainUnreachable(url=self.url) from error
 
     async def close(self) -> None:
         """Close the connections. Never raises."""
         for node in self._nodes:
-            with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
+            with contextlib.suppress(Exception):
                 await node.disconnect()
+
+
+def quantity(answer: Any) -> int:
+    """A number as nodes write it, in hex. Raises `TypeError` and `ValueError`, for `Rpc.reading`."""
+    value = int(answer, 16)
+    if value < 0:
+        raise ValueError(answer)
+    return value
 
 
 def _refused(error: Any) -> RpcRefused:
@@ -89,4 +107,5 @@ def _refused(error: Any) -> RpcRefused:
         raw = bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else b""
     except ValueError:
         raw = b""
-    return RpcRefused(error.get("code", 0), str(error.get("message", "")), raw)
+    code = error.get("code")
+    return RpcRefused(code if isinstance(code, int) else 0, str(error.get("message", "")), raw)

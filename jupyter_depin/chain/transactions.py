@@ -15,7 +15,7 @@ import anyio
 import rlp
 
 from jupyter_depin.chain.reverts import from_revert
-from jupyter_depin.chain.rpc import Rpc, RpcRefused
+from jupyter_depin.chain.rpc import Rpc, RpcRefused, quantity
 from jupyter_depin.errors import ChainUnreachable, EmptyWallet, PaymentError, TransactionFailed
 from jupyter_depin.protocol.eip712 import keccak256
 from jupyter_depin.protocol.identity import Address, Signer
@@ -71,8 +71,13 @@ class Transactor:
             receipt = await self._receipt(sent)
         finally:
             account.waiting -= 1
-        if int(receipt["status"], 16) == 0:
-            raise await self._why(signer.address, to, data, action, receipt["blockNumber"])
+        with self._rpc.reading():
+            # What callers read of a receipt is looked at here once.
+            mined, block = quantity(receipt["status"]) != 0, str(receipt["blockNumber"])
+            quantity(receipt["transactionHash"])
+            iter(receipt["logs"])
+        if not mined:
+            raise await self._why(signer.address, to, data, action, block)
         return receipt
 
     async def _submit(
@@ -124,7 +129,8 @@ class Transactor:
             tip = await self._rpc.number("eth_maxPriorityFeePerGas")
         except RpcRefused:
             tip = _DEFAULT_TIP  # not every node has this method
-        return int(block["baseFeePerGas"], 16), tip
+        with self._rpc.reading():
+            return quantity(block["baseFeePerGas"]), tip
 
     async def _receipt(self, transaction: str) -> dict[str, Any]:
         pause = _FIRST_PAUSE_S

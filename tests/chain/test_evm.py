@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from eth_abi.abi import encode
 from web3 import AsyncHTTPProvider
 
+from jupyter_depin.chain import ChannelState
 from jupyter_depin.chain.addresses import AddressBook
 from jupyter_depin.chain.artifacts import artifact
 from jupyter_depin.chain.deploy import deploy, fund
@@ -113,6 +115,70 @@ async def test_a_node_that_answers_nonsense_is_unreachable(devchain, monkeypatch
             await attempt
     with pytest.raises(ChainUnreachable):
         await deploy(devchain.url, owner)
+    await ledger.close()
+
+
+@pytest.mark.parametrize("odd", [None, {}, [], "", "0xzz", 7, {"timestamp": None}, [{}]], ids=repr)
+@pytest.mark.parametrize(
+    "method",
+    [
+        "eth_getBlockByNumber",
+        "eth_call",
+        "eth_getTransactionCount",
+        "eth_estimateGas",
+        "eth_getTransactionReceipt",
+    ],
+)
+async def test_one_odd_answer_is_a_node_that_does_not_answer(devchain, monkeypatch, method, odd):
+    """Public nodes answer null for a block they have not seen yet; that may not end a program."""
+    owner = await rich(devchain.url)
+    ledger = EvmLedger(await deploy(devchain.url, owner), deadline_s=0.1)
+    await ledger.check()
+    ask = AsyncHTTPProvider.make_request
+
+    async def strange(self, asked, params):
+        return {"result": odd} if asked == method else await ask(self, asked, params)
+
+    monkeypatch.setattr(AsyncHTTPProvider, "make_request", strange)
+    for attempt in (
+        ledger.now,
+        lambda: ledger.channel(bytes(32)),
+        lambda: ledger.mint(owner, owner.address, Amount(1)),
+    ):
+        with contextlib.suppress(ChainUnreachable):
+            await attempt()
+    await ledger.close()
+
+
+@pytest.mark.parametrize("method", ["eth_blockNumber", "eth_getLogs", "eth_getBlockByNumber"])
+@pytest.mark.parametrize("odd", [None, {}, [{}], "0xzz", 7], ids=repr)
+async def test_the_end_of_a_lease_is_not_read_from_odd_answers(devchain, monkeypatch, method, odd):
+    owner = await rich(devchain.url)
+    ledger = EvmLedger(await deploy(devchain.url, owner))
+
+    async def closed(_):
+        return ChannelState(Amount(5), Amount(2), 1, None, True)
+
+    async def strange(_, asked, *__):
+        return odd if asked == method else {"eth_getLogs": [], "eth_blockNumber": "0x9"}.get(asked)
+
+    monkeypatch.setattr(ledger, "channel", closed)
+    monkeypatch.setattr(Rpc, "call", strange)
+    with pytest.raises(ChainUnreachable):
+        await ledger.closing(bytes(32))
+    await ledger.close()
+
+
+async def test_at_the_interpreters_exit_the_network_is_merely_away(devchain, monkeypatch):
+    ledger = EvmLedger(await deploy(devchain.url, await rich(devchain.url)))
+
+    async def exiting(*_):
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncHTTPProvider, "make_request", exiting)
+        with pytest.raises(ChainUnreachable):
+            await ledger.check()
     await ledger.close()
 
 
