@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--port", type=_port, help="JupyterLab's port (default: 8888, or the next free one)")
     demo.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    demo.add_argument(
+        "--exec",
+        dest="program",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND",
+        help="start this Jupyter program instead of JupyterLab (last option)",
+    )
     demo.set_defaults(run=_demo)
 
     rentals = command("rentals", "rentals that are not settled yet")
@@ -113,6 +120,8 @@ def _demo(options: argparse.Namespace) -> int:
         return demo.run_notebook(options.notebook, output=options.output, as_json=options.json)
     if options.output or options.json:
         raise ConfigError(detail="--output and --json go with --run")
+    if options.program:
+        return demo.run_program(options.program)
     return demo.run_lab(port=options.port, browser=not options.no_browser)
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -96,15 +96,30 @@ def run_lab(*, port: int | None, browser: bool) -> int:
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
         progress("Starting JupyterLab: choose the kernel “Rented kernel (depin)”. Ctrl-C ends everything.")
-        lab = subprocess.Popen(command, env=demo.environment(), stdin=subprocess.PIPE, start_new_session=True)
-        try:
-            with _stops_on_signal(lab):
-                lab.wait()
-        finally:
-            _stop(lab, signal.SIGTERM)
-        for receipt in demo.receipts():
-            print(describe(receipt), flush=True)
-    return int(lab.returncode > 0)
+        return _until_it_ends(demo, command)
+
+
+def run_program(command: Sequence[str]) -> int:
+    """Start another Jupyter program that sees the rented kernel, such as a hub's own server. As `run_lab` else."""
+    with started() as demo:
+        return _until_it_ends(demo, command)
+
+
+def _until_it_ends(demo: Demo, command: Sequence[str]) -> int:
+    try:
+        program = subprocess.Popen(
+            command, env=demo.environment(), stdin=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        raise ConfigError(detail=f"{command[0]} cannot be started ({error.strerror})") from error
+    try:
+        with _stops_on_signal(program):
+            program.wait()
+    finally:
+        _stop(program, signal.SIGTERM)
+    for receipt in demo.receipts():
+        print(describe(receipt), flush=True)
+    return int(program.returncode > 0)
 
 
 def _check_free(port: int) -> None:

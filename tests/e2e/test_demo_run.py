@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import nbformat
@@ -113,6 +114,18 @@ def test_ctrl_c_stops_pays_and_settles(start_demo, tmp_path):
     said = (tmp_path / "demo.err").read_text()
     assert "Stopped." in said
     assert "Traceback" not in said
+
+
+def test_another_program_sees_the_rented_kernel(run_demo, tmp_path):
+    source = notebook(tmp_path / "one.ipynb", "print(6 * 7)")
+    words = ["nbconvert", "--execute", "--to", "notebook", "--output", "done.ipynb", source.name]
+    done = run_demo(
+        "--exec", sys.executable, "-m", "jupyter", *words, "--ExecutePreprocessor.kernel_name=depin-rented"
+    )
+    assert done.returncode == 0, done.stderr
+    assert nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[0].outputs[0].text == "42\n"
+    assert "the chain agrees" in done.stdout
+    assert "cannot be started" in run_demo("--exec", "no-such-program").stderr
 
 
 def test_the_receipt_is_readable_by_people(run_demo, tmp_path):
