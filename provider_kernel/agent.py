@@ -332,7 +332,7 @@ class Agent:
     async def _collect(self, channel_id: bytes) -> Receipt:
         try:
             return await collect(channel_id, ledger=self._ledger, wallet=self._wallet, journal=self._journal)
-        except DepinError:
+        except Exception:
             self._uncollected.set()
             raise
 
@@ -340,19 +340,14 @@ class Agent:
         """Collect what an earlier attempt, or an earlier life of this agent, left behind."""
         attempt = 0
         while True:
-            for record in self._journal.unsettled("payee"):
-                tenancy = self._tenancies.get(record.channel_id)
-                if tenancy is not None and not tenancy.finished.is_set():
-                    # Its last voucher may still come.
-                    continue
-                try:
-                    receipt = await self._collect(record.channel_id)
-                except DepinError as error:
-                    log.warning("lease=%s is not collected yet: %s", record.channel_id.hex(), error)
-                else:
-                    if tenancy is not None:
-                        tenancy.settled(receipt)
-            if self._journal.unsettled("payee"):
+            try:
+                for record in self._journal.unsettled("payee"):
+                    await self._collect_later(record.channel_id)
+                left = bool(self._journal.unsettled("payee"))
+            except DepinError as error:
+                log.warning("the journal does not say what is left to collect: %s", error)
+                left = True
+            if left:
                 with anyio.move_on_after(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]):
                     await anyio.Event().wait()
                 attempt += 1
@@ -360,6 +355,21 @@ class Agent:
                 attempt = 0
                 self._uncollected = anyio.Event()
                 await self._uncollected.wait()
+
+    async def _collect_later(self, channel_id: bytes) -> None:
+        tenancy = self._tenancies.get(channel_id)
+        if tenancy is not None and not tenancy.finished.is_set():
+            # Its last voucher may still come.
+            return
+        try:
+            receipt = await self._collect(channel_id)
+            if tenancy is not None:
+                tenancy.settled(receipt)
+        except DepinError as error:
+            log.warning("lease=%s is not collected yet: %s", channel_id.hex(), error)
+        except Exception:
+            # Other people's kernels run here: one lease's trouble ends neither them nor the attempts for the others.
+            log.exception("lease=%s is not collected yet", channel_id.hex())
 
     def _recover(self) -> None:
         """Leases that an earlier life of this agent served are over: their kernels died with it."""

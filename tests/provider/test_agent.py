@@ -17,8 +17,10 @@ from jupyter_depin.errors import (
     ChainUnreachable,
     ConfigError,
     ConnectionLost,
+    DamagedJournal,
     DepinError,
     EmptyWallet,
+    JournalUnavailable,
     LeaseRefused,
     NoFreeSlot,
     OfferExpired,
@@ -26,6 +28,7 @@ from jupyter_depin.errors import (
     RateAboveCap,
     StrangersRefused,
     TransactionFailed,
+    TransportError,
     UnknownLease,
     UnknownProvider,
     WrongAddress,
@@ -53,6 +56,7 @@ from jupyter_depin.protocol.messages import (
 )
 from jupyter_depin.protocol.money import Amount, Rate
 from jupyter_depin.protocol.voucher import Voucher, attach_digest
+from provider_kernel import tenancy as tenancy_module
 from tests.consumer.world import GIFT, PER_SECOND
 
 # -- refusals: each has its one sentence, and nothing is spent
@@ -655,6 +659,83 @@ async def test_a_crowd_of_clients_does_not_use_up_the_machine(world):
         assert rental.status().state == "running"
 
 
+@pytest.mark.parametrize(
+    "lane", [Lane.SHELL, Lane.STDIN, Lane.CONTROL, Lane.IOPUB], ids=lambda lane: lane.name
+)
+async def test_a_kernel_that_floods_any_lane_is_stopped_until_that_is_read(world, monkeypatch, lane):
+    monkeypatch.setattr(tenancy_module, "_LANE_LIMIT", 100_000)
+    async with world() as w:
+        rental, kernel, tenancy = await rented(w)
+        w.drop()
+        w.cut()
+        tenancy._said(lane, [b"client", bytes(60_000)])
+        assert not kernel.paused
+        tenancy._said(lane, [b"client", bytes(60_000)])
+        assert kernel.paused
+        w.mend()
+        await w.clock.until(lambda: not kernel.paused, within=60)
+        assert rental.status().state == "running"
+
+
+async def test_an_interrupt_gets_through_while_there_is_room_and_then_only_as_a_signal(world, monkeypatch):
+    monkeypatch.setattr(tenancy_module, "_LANE_LIMIT", 100_000)
+    async with world() as w:
+        rental, kernel, tenancy = await rented(w)
+        w.drop()
+        w.cut()
+        tenancy._said(Lane.IOPUB, [bytes(100_000)])
+        assert kernel.paused
+        tenancy._ordered(Signal(1, signal.SIGINT))
+        assert not kernel.paused
+        await w.clock.wait(0.5)
+        assert not kernel.paused
+        # It uses the second to go on flooding.
+        tenancy._said(Lane.IOPUB, [bytes(100_000)])
+        assert kernel.paused
+        for _ in range(3):
+            tenancy._ordered(Signal(1, signal.SIGINT))
+            tenancy._received(Lane.CONTROL, [(1).to_bytes(4, "big"), b"client", b"<IDS|MSG>"])
+            assert kernel.paused
+        assert kernel.signals == [signal.SIGINT] * 4
+
+
+async def test_a_disk_that_is_full_at_the_end_leaves_no_kernel_and_no_slot_behind(world, monkeypatch):
+    async with world() as w:
+        rental, kernel, tenancy = await rented(w)
+        await w.clock.wait(10)
+
+        def full(*_):
+            raise DamagedJournal(path="x", reason="disk full")
+
+        with monkeypatch.context() as patch:
+            for name in ("save_served", "end"):
+                patch.setattr(w.provider_journal, name, full)
+            # A claim is due at this very moment.
+            w.clock.now_ns += 5 * 10**9
+            tenancy.end(EndReason.PROVIDER_STOPPED)
+            await w.ended(rental, within=60)
+        assert kernel.destroyed
+        assert not kernel.folder.exists()
+        assert rental.receipt.collected_on_chain == 15 * PER_SECOND
+        for _ in range(2):
+            await w.open()
+
+
+async def test_a_kernel_that_cannot_be_talked_to_is_not_left_running(world, monkeypatch):
+    async with world() as w:
+        await w.start_agent()
+        rental = await w.rent()
+
+        def unreachable(*_):
+            raise TransportError(detail="no more sockets")
+
+        monkeypatch.setattr(tenancy_module, "KernelSide", unreachable)
+        with pytest.raises(TransportError):
+            await w.launch(rental)
+        assert w.sandbox.kernels[0].destroyed
+        assert not w.sandbox.kernels[0].folder.exists()
+
+
 # -- the owner
 
 
@@ -764,6 +845,42 @@ async def test_a_ledger_that_is_away_is_asked_again_until_it_answers(world):
         assert w.provider_journal.receipts()[0].collected_on_chain == 10 * PER_SECOND
 
 
+@pytest.mark.parametrize(
+    "error", [TypeError("null"), RuntimeError("shut down"), KeyError("status")], ids=repr
+)
+async def test_whatever_collecting_brings_up_the_agent_serves_on_and_tries_again(world, error):
+    async with world() as w:
+        rental, _, _ = await rented(w)
+        await w.clock.wait(10)
+
+        async def odd(*_, **__):
+            raise error
+
+        settle, w.ledger.settle = w.ledger.settle, odd
+        w.settle(rental)
+        await w.ended(rental, within=60)
+        await w.clock.wait(100)
+        assert w.provider_journal.receipts() == []
+        await still_serves(w)
+        w.ledger.settle = settle
+        await w.clock.until(lambda: w.provider_journal.receipts(), within=700)
+        assert w.provider_journal.receipts()[0].collected_on_chain == 10 * PER_SECOND
+
+
+async def test_a_journal_that_cannot_be_read_for_a_while_does_not_stop_the_agent(world, monkeypatch):
+    async with world() as w:
+        await w.start_agent()
+        with monkeypatch.context() as patch:
+
+            def locked(*_):
+                raise JournalUnavailable(path="x", reason="locked")
+
+            patch.setattr(w.provider_journal, "unsettled", locked)
+            w.agents[0]._uncollected.set()
+            await w.clock.wait(10)
+        await still_serves(w)
+
+
 async def test_a_journal_that_fails_for_a_while_does_not_stop_the_meter(world, monkeypatch):
     async with world() as w:
         rental, kernel, _ = await rented(w)
@@ -808,3 +925,42 @@ class Nothing:
 
     async def collect(self, channel_id: bytes) -> object:
         raise ChainUnreachable(url="nowhere")
+
+
+# -- kernels that are gone
+
+
+async def test_a_kernel_that_is_gone_costs_nothing_until_another_one_runs(world):
+    async with world() as w:
+        rental, kernel, tenancy = await rented(w)
+        await w.clock.wait(20)
+        kernel.exit(1)
+        await w.clock.wait(30)
+        assert rental.poll() == 1
+        assert rental.status().spent == 20 * PER_SECOND
+        # A launch that fails is not paid for either.
+        w.sandbox.failing = "out of memory"
+        with pytest.raises(DepinError, match="out of memory"):
+            await w.launch(rental)
+        await w.clock.wait(20)
+        assert not tenancy.ended
+        w.sandbox.failing = ""
+        await w.launch(rental)
+        await w.clock.wait(10)
+        w.settle(rental)
+        await w.ended(rental)
+        assert rental.receipt.collected_on_chain == 30 * PER_SECOND
+        assert rental.receipt.chain_agrees
+
+
+async def test_a_dead_kernel_that_was_forgotten_frees_its_place(world):
+    async with world() as w:
+        rental, kernel, tenancy = await rented(w)
+        await w.clock.wait(20)
+        kernel.exit(1)
+        await w.clock.wait(59)
+        assert not tenancy.ended
+        await w.ended(rental, within=30)
+        assert rental.reason is EndReason.KERNEL_SHUTDOWN
+        assert w.provider_journal.receipts()[0].collected_on_chain == 20 * PER_SECOND
+        assert tenancy.slot_free.is_set()
