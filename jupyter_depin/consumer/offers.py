@@ -18,12 +18,19 @@ from jupyter_depin.protocol.market import Asset, Offer
 from jupyter_depin.protocol.messages import SignedOffer
 from jupyter_depin.protocol.money import Rate, format_amount
 
+MAX_TICK_S = 10
+"""The longest tick that is taken. The payer's meter believes a claim up to one tick beyond its own clock."""
+MAX_ARREARS_S = 120
+"""The longest arrears that are taken: what a provider may claim for a stretch in which it could not be reached."""
+MAX_GRACE_S = 86_400
+"""The longest grace that is taken: how long a lease that nobody uses may hold the deposit."""
+
 
 def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, now: int) -> Offer:
     """An offer that may be taken. `node`: the one that answered; `now`: Unix seconds.
 
-    Raises `WrongAddress` (also for another's signature), `WrongChain`, `OfferExpired`, `LeaseRefused` (a fee), and
-    `RemoteProtocolError` for what is no signature at all.
+    Raises `WrongAddress` (also for another's signature), `WrongChain`, `OfferExpired`, `LeaseRefused` (a fee, or
+    conditions beyond the limits above), and `RemoteProtocolError` for what is no signature at all.
     """
     offer = signed.offer
     if offer.provider != ticket.provider or recover(offer.digest(), signed.signature) != offer.provider:
@@ -36,6 +43,13 @@ def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, 
         )
     if offer.open_fee:
         raise LeaseRefused(reason="it asks for an opening fee, which this version does not pay")
+    for what, asked, limit in (
+        ("a tick", offer.tick_s, MAX_TICK_S),
+        ("arrears", offer.arrears_s, MAX_ARREARS_S),
+        ("a grace", offer.grace_s, MAX_GRACE_S),
+    ):
+        if asked > limit:
+            raise LeaseRefused(reason=f"it asks for {what} of {asked} s, above the {limit} s that are safe")
     if offer.expires <= now:
         raise OfferExpired(ago=f"{now - offer.expires} s")
     return offer

@@ -74,11 +74,16 @@ class PayeeDriver:
         self._all_paid = anyio.Event()
 
     def start(self) -> None:
-        """The kernel is ready. Called at each launch; the first one starts the clock."""
+        """A kernel is ready: the clock runs. Called at each launch."""
         if self._payee.state is PayeeState.IDLE:
             self._journal.start(self._channel_id, unix_ns())
-            self._payee.start(steady_ns())
-            self._pump()
+        self._payee.start(steady_ns())
+        self._pump_soon()
+
+    def rest(self) -> None:
+        """There is no kernel: the clock stands. Called at a kernel's exit and before the next one is launched."""
+        self._payee.rest(steady_ns())
+        self._pump_soon()
 
     def receive(self, given: VoucherGiven) -> None:
         """A voucher came: check it, journal it, say so."""
@@ -110,6 +115,10 @@ class PayeeDriver:
     def _paid_up(self) -> bool:
         ended = self._payee.state is PayeeState.ENDED
         return ended and self._payee.paid >= owed(self._terms.rate, self._payee.served_ns(steady_ns()))
+
+    def _pump_soon(self) -> None:
+        # From the loop, as the timer does: a journal that fails for a while must not fail a launch.
+        self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         try:
@@ -164,11 +173,15 @@ class PayerDriver:
         send: Callable[[VoucherGiven], None],
         on_change: Callable[[], None],
     ) -> None:
-        self._payer = Payer(offer.rate, offer.tick_s * NS_PER_SECOND, cap)
+        self._payer = Payer(
+            offer.rate, offer.tick_s * NS_PER_SECOND, cap, arrears_ns=offer.arrears_s * NS_PER_SECOND
+        )
         self._domain: Domain = offer.asset.domain
         self._channel_id, self._key, self._journal, self._send = channel_id, key, journal, send
         self._on_change = on_change
         self._started = False
+        self._newest: VerifiedVoucher | None = None
+        self._told_too_high = False
         self.served_ns = 0
         self.refused = ""
 
@@ -192,6 +205,7 @@ class PayerDriver:
 
     def receive(self, word: ToPayer) -> None:
         """The provider said something on the payment lane."""
+        before = self.paid, self.served_ns, self.refused
         match word:
             case ServedClaim():
                 (self._payer.final if word.final else self._payer.receive)(word.served_ns, steady_ns())
@@ -201,7 +215,8 @@ class PayerDriver:
             case VoucherNotTaken():
                 self.refused = word.reason
                 log.warning("rental=%s %s", self._channel_id.hex(), VoucherRefused(reason=word.reason))
-        self._on_change()
+        if before != (self.paid, self.served_ns, self.refused):
+            self._on_change()
 
     def _pump(self, claim: ServedClaim) -> None:
         self.served_ns = max(self.served_ns, claim.served_ns)
@@ -212,10 +227,7 @@ class PayerDriver:
                     signed = self._sign(event.amount)
                 case ClaimTooHigh():
                     self.served_ns = min(self.served_ns, event.allowed_ns)
-                    log.warning(
-                        "rental=%s the provider claims %d ns where %d are possible",
-                        self._channel_id.hex(), event.claimed_ns, event.allowed_ns,
-                    )  # fmt: skip
+                    self._tell_too_high(event)
                 case CapReached():
                     # The provider ends the lease at the same moment, and says so.
                     log.info("rental=%s has used up its deposit", self._channel_id.hex())
@@ -225,7 +237,19 @@ class PayerDriver:
             # Nothing is owed; an empty voucher says that nothing more will come.
             self._send(VoucherGiven(Amount(0), b"", final=True))
 
+    def _tell_too_high(self, event: ClaimTooHigh) -> None:
+        # Once is enough: whoever lies may do so a thousand times a second.
+        if not self._told_too_high:
+            self._told_too_high = True
+            log.warning(
+                "rental=%s the provider claims %d ns where %d are possible",
+                self._channel_id.hex(), event.claimed_ns, event.allowed_ns,
+            )  # fmt: skip
+
     def _sign(self, amount: Amount) -> VerifiedVoucher:
+        # The same claim again costs neither a signature nor a write.
+        if self._newest is not None and self._newest.voucher.amount == amount:
+            return self._newest
         voucher = Voucher(self._channel_id, amount)
         signed = verify_voucher(
             SignedVoucher(voucher, self._key.sign(voucher.digest(self._domain))),
@@ -233,4 +257,5 @@ class PayerDriver:
             self._domain,
         )
         self._journal.save_voucher(signed)
+        self._newest = signed
         return signed

@@ -40,6 +40,10 @@ class State(Enum):
     """The kernel runs and so does the clock."""
     PAUSED = auto()
     """The kernel is stopped for arrears; the clock stands."""
+    RESTING = auto()
+    """There is no kernel, the lease is kept for another; the clock stands."""
+    RESTING_UNPAID = auto()
+    """There is no kernel, and the next one must not run before arrears are paid; the clock stands."""
     ENDED = auto()
     """Nothing is served any more; vouchers for what was served are still taken."""
 
@@ -50,6 +54,7 @@ class Step(Enum):
     START = auto()
     STARVE = auto()
     FEED = auto()
+    REST = auto()
     END = auto()
 
 
@@ -57,7 +62,20 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
     (State.IDLE, Step.START): State.SERVING,
     (State.SERVING, Step.STARVE): State.PAUSED,
     (State.PAUSED, Step.FEED): State.SERVING,
+    (State.IDLE, Step.REST): State.IDLE,
+    (State.SERVING, Step.REST): State.RESTING,
+    (State.PAUSED, Step.REST): State.RESTING_UNPAID,
+    (State.RESTING, Step.REST): State.RESTING,
+    (State.RESTING_UNPAID, Step.REST): State.RESTING_UNPAID,
+    (State.RESTING_UNPAID, Step.FEED): State.RESTING,
+    (State.RESTING, Step.START): State.SERVING,
+    (State.RESTING_UNPAID, Step.START): State.PAUSED,
+    # The timer may have ended the lease just before a kernel got ready, or exited.
+    (State.ENDED, Step.START): State.ENDED,
+    (State.ENDED, Step.REST): State.ENDED,
     (State.IDLE, Step.END): State.ENDED,
+    (State.RESTING, Step.END): State.ENDED,
+    (State.RESTING_UNPAID, Step.END): State.ENDED,
     (State.SERVING, Step.END): State.ENDED,
     (State.PAUSED, Step.END): State.ENDED,
     (State.ENDED, Step.END): State.ENDED,
@@ -68,7 +86,7 @@ class Payee:
     """One tenancy's payee.
 
     `rate` per hour; `tick_ns` between claims; `arrears_ns`: unpaid service before the kernel is paused; `grace_ns`: how
-    long it stays paused before the lease ends; `cap`: the deposit; `max_ns`: the lease's length from `start` on, pauses
+    long it stays paused, or without a kernel, before the lease ends; `cap`: the deposit; `max_ns`: the lease's length from `start` on, pauses
     included; `channel_id`: the lease whose vouchers are taken.
     """
 
@@ -96,6 +114,7 @@ class Payee:
         self._next_tick = 0
         self._lease_end = 0
         self._grace_end = 0
+        self._rest_end = 0
         self._events: deque[PayeeEvent] = deque()
 
     # -- what the driver tells
@@ -107,11 +126,24 @@ class Payee:
         self.paid, self._served_ns = amount(paid), served_ns
 
     def start(self, now: int) -> None:
-        """Start the clock. Called the moment the kernel is ready."""
+        """Start the clock, or let it run on. Called the moment a kernel is ready."""
+        self.handle_timer(now)
+        if self.state is State.IDLE:
+            self._next_tick = now + self._tick_ns
+            self._lease_end = now + self._max_ns
         self._move(Step.START)
         self._running_since = now
-        self._next_tick = now + self._tick_ns
-        self._lease_end = now + self._max_ns
+
+    def rest(self, now: int) -> None:
+        """Stop the clock until the next `start`. Called the moment there is no kernel; may be called twice.
+
+        The grace counts from the first call: kernels that never get ready do not lengthen it.
+        """
+        self.handle_timer(now)
+        if self.state in (State.SERVING, State.PAUSED):
+            self._bank(now)
+            self._rest_end = now + self._grace_ns
+        self._move(Step.REST)
 
     def receive(self, voucher: VerifiedVoucher, now: int) -> None:
         """Take a voucher. Called for each one that arrives, also after the end.
@@ -129,7 +161,7 @@ class Payee:
             return
         self.paid = voucher.voucher.amount
         self._events.append(VoucherAccepted(voucher))
-        if self.state is State.PAUSED and self._unpaid_ns() < self._tick_ns:
+        if self.state in (State.PAUSED, State.RESTING_UNPAID) and self._unpaid_ns() < self._tick_ns:
             self._move(Step.FEED)
             self._running_since = now
             self._events.append(UnpauseKernel())
@@ -149,8 +181,10 @@ class Payee:
                 self._next_tick += (1 + (now - due) // self._tick_ns) * self._tick_ns
             elif due == self._lease_end:
                 self._end(EndReason.LEASE_OVER, due)
-            elif self.state is State.PAUSED:
+            elif self.state in (State.PAUSED, State.RESTING_UNPAID):
                 self._end(EndReason.ARREARS, due)
+            elif self.state is State.RESTING:
+                self._end(EndReason.KERNEL_SHUTDOWN, due)
             elif self.served_ns(due) >= self._covered_ns(self._cap):
                 self._end(EndReason.CAP_REACHED, due)
             else:
@@ -186,7 +220,10 @@ class Payee:
             case State.SERVING:
                 used_up = self._running_since + self._limit_ns() - self._served_ns
                 return min(self._next_tick, self._lease_end, used_up)
-            case State.PAUSED:
+            case State.RESTING:
+                return min(self._next_tick, self._lease_end, self._rest_end)
+            case State.PAUSED | State.RESTING_UNPAID:
+                # The rest began after the pause, so its grace ends later.
                 return min(self._next_tick, self._lease_end, self._grace_end)
             case State.IDLE | State.ENDED:
                 return None

@@ -1,13 +1,17 @@
 """The consumer's meter: how much to sign for a claim.
 
 Vouchers only follow claims; nothing is paid ahead, and a provider that claims nothing is paid nothing. The claim is
-believed as far as this side's own clock allows. That clock counts all time since the kernel became ready: also while the
-link was cut and while this computer slept (the driver passes a clock that counts suspend), since the kernel ran on
-meanwhile. It does not know of pauses, which only ever make the honest claim lower.
+believed as far as an honest provider can have served. It serves no faster than this side's clock runs, and never more
+than `arrears_ns` beyond the newest voucher, since it pauses there. So the clock counts also while the link was cut and
+while this computer slept (the driver passes one that counts suspend), but at each claim it is set back to that limit:
+of a long cut only the arrears are paid, however often they are claimed. The clock does not know of pauses, which only
+ever make the honest claim lower. Whatever vouchers were lost, an honest claim stays below both bounds and is paid in
+full at once.
 
 Rejected: signing by this side's clock alone, without claims. A paused kernel would then be paid, and the two clocks
-would never agree on the last unit. Rejected: an exact limit without tolerance. The ready message takes time, and two
-clocks drift; after hours an honest provider would stand in arrears for good.
+would never agree on the last unit. Rejected: believing `arrears_ns` beyond the newest voucher without setting the clock
+back. A provider would claim a long cut in many small steps. Rejected: an exact limit without tolerance. The ready
+message takes time, and two clocks drift; after hours an honest provider would stand in arrears for good.
 """
 
 from __future__ import annotations
@@ -17,10 +21,16 @@ from enum import Enum, auto
 
 from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
 from jupyter_depin.meter.events import CapReached, ClaimTooHigh, PayerEvent, SignVoucher
-from jupyter_depin.protocol.money import Amount, Rate, amount, owed, served_for
+from jupyter_depin.protocol.money import NS_PER_SECOND, Amount, Rate, amount, owed, served_for
 
 DRIFT = 2000
 """Clocks may drift by one part in 2000 (500 ppm, the most by which NTP slews a clock): 1.8 s an hour."""
+
+MAX_TOLERANCE_NS = 10 * NS_PER_SECOND
+"""The most by which the news of a ready kernel may be late, whatever tick an offer names: each ns of it can be stolen."""
+
+_FOREVER = 1 << 80
+"""A time in ns that never comes: a free kernel is never paused for arrears."""
 
 
 class State(Enum):
@@ -57,15 +67,21 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
 
 
 class Payer:
-    """One rental's payer. `rate` per hour, `tick_ns` between claims, `cap`: what may be signed in all."""
+    """One rental's payer.
 
-    def __init__(self, rate: Rate, tick_ns: int, cap: Amount) -> None:
-        if tick_ns <= 0:
-            raise LocalProtocolError(detail=f"a payer's tick of {tick_ns} ns")
+    `rate` per hour; `tick_ns` between claims; `cap`: what may be signed in all; `arrears_ns`: unpaid service before the
+    provider pauses the kernel.
+    """
+
+    def __init__(self, rate: Rate, tick_ns: int, cap: Amount, *, arrears_ns: int) -> None:
+        if not 0 < tick_ns <= arrears_ns:
+            raise LocalProtocolError(detail=f"a payer with tick {tick_ns}, arrears {arrears_ns}")
         self.state = State.IDLE
         self.paid = Amount(0)
-        self._rate, self._tick_ns, self._cap = rate, tick_ns, amount(cap)
-        self._started: int | None = None
+        self._rate, self._cap, self._arrears_ns = rate, amount(cap), arrears_ns
+        self._tolerance_ns = min(tick_ns, MAX_TOLERANCE_NS)
+        # A moment and the most that had been served by then.
+        self._anchor: tuple[int, int] | None = None
         self._ended: int | None = None
         self._cap_told = False
         self._events: deque[PayerEvent] = deque()
@@ -83,18 +99,16 @@ class Payer:
         between, the moment of the cut; after a restart, the journal's moment. A later one would cheat the provider.
         """
         self._move(Step.START)
-        self._started = now
-
-    def elapsed_ns(self, now: int) -> int:
-        """Time since the start by this side's clock, up to the final claim; 0 before the start."""
-        if self._started is None:
-            return 0
-        return max(0, (now if self._ended is None else self._ended) - self._started)
+        self._anchor = now, 0
 
     def allowed_ns(self, now: int) -> int:
-        """The longest service that is believed now: the time elapsed, one tick, and clock drift."""
-        elapsed = self.elapsed_ns(now)
-        return elapsed + self._tick_ns + elapsed // DRIFT if self._started is not None else 0
+        """The longest service that is believed now, or at the final claim; 0 before the start."""
+        if self._anchor is None:
+            return 0
+        since, served_ns = self._anchor
+        elapsed = max(0, (now if self._ended is None else self._ended) - since)
+        by_clock = served_ns + elapsed + elapsed // DRIFT
+        return min(by_clock, self._limit_ns()) + self._tolerance_ns
 
     def receive(self, claimed_ns: int, now: int) -> None:
         """Answer the provider's claim of `claimed_ns` of service so far. Called for each claim that arrives.
@@ -105,6 +119,9 @@ class Payer:
         if type(claimed_ns) is not int or claimed_ns < 0:
             raise RemoteProtocolError(detail=f"a claim of {claimed_ns!r} ns")
         allowed = self.allowed_ns(now)
+        if allowed == self._limit_ns() + self._tolerance_ns:
+            # Elsewhere the clock is left alone, or each claim would round the drift away.
+            self._anchor = (now if self._ended is None else self._ended), self._limit_ns()
         if claimed_ns > allowed:
             self._events.append(ClaimTooHigh(claimed_ns, allowed))
         believed = min(claimed_ns, allowed)
@@ -133,6 +150,10 @@ class Payer:
 
     def handle_timer(self, now: int) -> None:
         """Nothing is ever due."""
+
+    def _limit_ns(self) -> int:
+        """Where an honest provider pauses at the latest: it holds the newest voucher or an older one."""
+        return served_for(self._rate, self.paid) + self._arrears_ns if self._rate else _FOREVER
 
     def _move(self, step: Step) -> None:
         after = TRANSITIONS.get((self.state, step))

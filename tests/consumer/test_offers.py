@@ -67,6 +67,21 @@ def test_anything_else_does_not(offer, error):
         look(offer)
 
 
+@pytest.mark.parametrize(
+    ("taken", "refused", "sentence"),
+    [
+        ({"tick_s": 10}, {"tick_s": 11}, "a tick of 11 s, above the 10 s"),
+        ({"arrears_s": 120}, {"arrears_s": 121}, "arrears of 121 s, above the 120 s"),
+        ({"grace_s": 86_400}, {"grace_s": 86_401}, "a grace of 86401 s, above the 86400 s"),
+        ({}, {"tick_s": 7200, "arrears_s": 7200}, "a tick of 7200 s"),
+    ],
+)
+def test_conditions_under_which_a_renter_could_lose_money_are_refused(taken, refused, sentence):
+    assert look(signed(replace(OFFER, **taken)))
+    with pytest.raises(LeaseRefused, match=sentence):
+        look(signed(replace(OFFER, **refused)))
+
+
 def choose(*offers: SignedOffer, cap: int = 500_000) -> list[Offer]:
     return ranked(offers, ticket=TICKET, node=NODE, asset=ASSET, cap=Rate(cap), now=NOW)
 

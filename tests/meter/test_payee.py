@@ -182,6 +182,71 @@ def test_a_restored_payee_goes_on_from_the_journal(play):
     assert (m.paid, m.served_ns(0), m.arrears(3 * S)) == (1000, 12 * S, 500)
 
 
+def test_without_a_kernel_the_clock_stands_and_claims_go_on(play):
+    m = payee()
+    p = play(m) >> (0, "start") >> (3 * S, "rest") >> (4 * S, "rest")
+    p = p >> (30 * S, "handle_timer") << TickDue(3 * S)
+    p = p >> (31 * S, "receive", voucher(300)) << VoucherAccepted(voucher(300))
+    p = p >> (32 * S, "start") >> (36 * S, "handle_timer") << TickDue(7 * S)
+    p.over()
+    assert m.state is State.SERVING
+    assert m.owed(36 * S) == 700
+
+
+def test_a_lease_without_a_kernel_ends_after_the_grace_however_many_starts_fail(play):
+    m = payee()
+    p = play(m) >> (0, "start") >> (3 * S, "rest") >> (40 * S, "rest") << TickDue(3 * S)
+    p = p >> (63 * S - 1, "handle_timer") << TickDue(3 * S)
+    p = p >> (63 * S, "handle_timer") << EndLease(EndReason.KERNEL_SHUTDOWN, 3 * S)
+    p.over()
+    assert m.get_timer() is None
+
+
+def test_a_lease_without_a_kernel_still_ends_with_its_length(play):
+    m = payee(max_s=30)
+    p = play(m) >> (0, "start") >> (3 * S, "rest")
+    p = p >> (30 * S, "handle_timer") << TickDue(3 * S) << EndLease(EndReason.LEASE_OVER, 3 * S)
+    p.over()
+
+
+def paused_without_a_kernel(play):
+    m = payee()
+    limit = 15 * S + UNIT - 1
+    p = play(m) >> (0, "start") >> (16 * S, "handle_timer") << TickDue(limit) << PauseKernel(15 * S)
+    return m, p >> (20 * S, "rest") << TickDue(limit), limit
+
+
+def test_a_new_kernel_does_not_run_before_the_arrears_are_paid(play):
+    m, p, limit = paused_without_a_kernel(play)
+    p = p >> (24 * S, "start")
+    assert m.state is State.PAUSED
+    assert m.served_ns(25 * S) == limit
+    p = p >> (24 * S, "receive", voucher(1500)) << VoucherAccepted(voucher(1500)) << UnpauseKernel()
+    p.over()
+    assert m.served_ns(25 * S) == limit + S
+
+
+def test_arrears_may_be_paid_while_there_is_no_kernel(play):
+    _, p, limit = paused_without_a_kernel(play)
+    p = p >> (24 * S, "receive", voucher(1500)) << VoucherAccepted(voucher(1500)) << UnpauseKernel()
+    p = p >> (79 * S, "handle_timer") << TickDue(limit)
+    p = p >> (80 * S, "handle_timer") << TickDue(limit) << EndLease(EndReason.KERNEL_SHUTDOWN, limit)
+    p.over()
+
+
+def test_without_a_kernel_and_without_pay_the_older_grace_counts(play):
+    _, p, limit = paused_without_a_kernel(play)
+    p = p >> (90 * S, "handle_timer") << TickDue(limit) << EndLease(EndReason.ARREARS, limit)
+    p.over()
+
+
+def test_a_kernel_that_comes_or_goes_after_the_end_changes_nothing(play):
+    m = payee()
+    p = play(m) >> (0, "rest") >> (0, "start") >> (S, "stop") >> (2 * S, "start") >> (3 * S, "rest")
+    p.over()
+    assert (m.state, m.served_ns(9 * S)) == (State.ENDED, S)
+
+
 def test_wrong_steps_are_our_bugs():
     m = payee()
     m.start(0)

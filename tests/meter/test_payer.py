@@ -13,8 +13,16 @@ S = 10**9
 RATE = Rate(3600 * 100)  # 100 base units a second
 
 
-def payer(*, rate: Rate = RATE, cap: int = 10**6) -> Payer:
-    return Payer(rate, 5 * S, Amount(cap))
+def payer(*, rate: Rate = RATE, cap: int = 10**6, tick_s: int = 5, arrears_s: int = 15) -> Payer:
+    return Payer(rate, tick_s * S, Amount(cap), arrears_ns=arrears_s * S)
+
+
+def paid_up_to(m: Payer, seconds: int) -> None:
+    """An honest provider claimed each tick until then."""
+    m.start(0)
+    for now in range(5, seconds + 1, 5):
+        m.receive(now * S, now * S)
+        assert m.next_event() == SignVoucher(Amount(now * 100))
 
 
 def test_a_true_claim_is_paid_exactly(play):
@@ -44,14 +52,46 @@ def test_a_claim_of_nothing_is_answered_with_nothing(play):
 
 def test_a_claim_beyond_the_clock_is_paid_up_to_the_tolerance_only(play):
     allowed = 100 * S + 5 * S + 100 * S // DRIFT
-    p = play(payer()) >> (0, "start")
-    p = p >> (100 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, allowed)
+    m = payer()
+    paid_up_to(m, 95)
+    p = play(m) >> (100 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, allowed)
     p = p << SignVoucher(Amount(10_505))
     p.over()
 
 
-def test_an_hour_asleep_counts(play):
-    p = play(payer()) >> (0, "start") >> (3600 * S, "receive", 3600 * S) << SignVoucher(Amount(360_000))
+def test_a_long_tick_in_the_offer_is_no_licence_to_claim_ahead(play):
+    p = play(payer(tick_s=7200, arrears_s=7200)) >> (0, "start")
+    p = p >> (S, "receive", 7200 * S) << ClaimTooHigh(7200 * S, 11 * S + S // DRIFT)
+    p = p << SignVoucher(Amount(1100))
+    p.over()
+
+
+def test_of_a_long_cut_the_arrears_are_paid_however_often_they_are_claimed(play):
+    m = payer()
+    paid_up_to(m, 60)
+    most = 60 * S + S // 100 - 1 + 15 * S + 5 * S  # 60 s paid to the unit, the arrears, the tolerance.
+    p = play(m)
+    for _ in range(50):
+        p = p >> (600 * S, "receive", 600 * S) << ClaimTooHigh(600 * S, most) << SignVoucher(Amount(8_000))
+    p.over()
+    p = p >> (601 * S, "receive", 600 * S) << ClaimTooHigh(600 * S, most + S + S // DRIFT)
+    p = p << SignVoucher(Amount(8_101))
+    p.over()
+
+
+def test_a_restored_payer_pays_the_arrears_and_not_the_time_away(play):
+    m = payer()
+    m.restore(Amount(6000))
+    p = play(m) >> (-600 * S, "start")
+    p = p >> (0, "receive", 75 * S) << SignVoucher(Amount(7500))
+    p = p >> (0, "receive", 600 * S) << ClaimTooHigh(600 * S, 80 * S + S // 100 - 1)
+    p = p << SignVoucher(Amount(8000))
+    p.over()
+
+
+def test_an_hour_asleep_counts_as_far_as_the_provider_serves_unpaid(play):
+    p = play(payer(arrears_s=3600)) >> (0, "start")
+    p = p >> (3600 * S, "receive", 3600 * S) << SignVoucher(Amount(360_000))
     p.over()
 
 
@@ -108,4 +148,6 @@ def test_wrong_steps_are_our_bugs():
     with pytest.raises(LocalProtocolError):
         m.restore(Amount(1))
     with pytest.raises(LocalProtocolError):
-        Payer(RATE, 0, Amount(1))
+        Payer(RATE, 0, Amount(1), arrears_ns=S)
+    with pytest.raises(LocalProtocolError):
+        Payer(RATE, 2, Amount(1), arrears_ns=1)

@@ -5,7 +5,10 @@ What must hold, in words:
   2. The kernel is never owed for more than it truly ran.
   3. Vouchers never pass the cap, never fall, and never pass the true time by more than the tolerance.
   4. Two honest ends that hear each other at the end agree to the base unit.
-  5. While two honest ends hear each other nothing stays paused, and nothing but the cap or the length ends the lease.
+  5. After any cut, one claim and its voucher settle everything between two honest ends.
+  6. Of a cut a liar gets what an honest provider could have served meanwhile, however often it claims.
+  7. While two honest ends hear each other nothing stays paused, and nothing but the cap, the length or a kernel
+     that stays away ends the lease.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from jupyter_depin.meter.events import (
 from jupyter_depin.meter.payee import Payee
 from jupyter_depin.meter.payee import State as PayeeState
 from jupyter_depin.meter.payer import DRIFT, Payer
-from jupyter_depin.protocol.money import Amount, Rate, owed
+from jupyter_depin.protocol.money import Amount, Rate, owed, served_for
 from jupyter_depin.protocol.reason import EndReason
 from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
 
@@ -52,11 +55,12 @@ class TwoMeters(RuleBasedStateMachine):
         self.rate = Rate(rate)
         self.cap = Amount(owed(self.rate, cap_s * S) + odd)
         self.payee = Payee(self.rate, TICK, ARREARS, GRACE, self.cap, max_ns=max_s * S, channel_id=LEASE)
-        self.payer = Payer(self.rate, TICK, self.cap)
+        self.payer = Payer(self.rate, TICK, self.cap, arrears_ns=ARREARS)
         self.payee_lies, self.payer_lies = liar == "payee", liar == "payer"
         self.now = 0
-        self.runs = True
+        self.alive, self.stopped = True, False
         self.ran_ns = 0
+        self.possible_ns = 0
         self.claims: deque[int] = deque()
         self.vouchers: deque[int] = deque()
         self.signed = [0]
@@ -74,11 +78,11 @@ class TwoMeters(RuleBasedStateMachine):
                 case TickDue(served):
                     self.claims.append(served * 3 + 7 * S if self.payee_lies else served)
                 case PauseKernel():
-                    self.runs = False
+                    self.stopped = True
                 case UnpauseKernel():
-                    self.runs = True
+                    self.stopped = False
                 case EndLease(reason, served):
-                    self.runs = False
+                    self.stopped = True
                     self.ended_for = reason
                     assert served == self.payee.served_ns(self.now)
                 case VoucherAccepted(voucher):
@@ -92,8 +96,12 @@ class TwoMeters(RuleBasedStateMachine):
                     self.caps_told += 1
 
     def pass_time(self, until):
-        if self.runs:
+        if self.alive and not self.stopped:
             self.ran_ns += until - self.now
+        # The most that a provider can have served which pauses at its arrears, and hears each voucher at once.
+        since = max(self.now, self.lag)
+        unpaid = served_for(self.rate, self.signed[-1]) + ARREARS
+        self.possible_ns = min(self.possible_ns + max(0, until - since), unpaid)
         self.now = until
         if not self.payer_started and self.now >= self.lag:
             self.payer.start(self.lag)
@@ -142,6 +150,39 @@ class TwoMeters(RuleBasedStateMachine):
     def reorder_vouchers(self):
         self.vouchers.rotate(1)
 
+    @rule(ns=st.integers(0, 600 * S), flood=st.integers(1, 30))
+    def link_cut(self, ns, flood):
+        self.wait(ns)
+        self.claims.clear()
+        self.vouchers.clear()
+        if not self.payer_started:
+            return
+        if self.payee_lies:
+            self.claims.extend([self.now * 2] * flood)
+        else:
+            self.claims.append(self.payee.served_ns(self.now))
+        while self.claims:
+            self.deliver_claim()
+        while self.vouchers:
+            self.deliver_voucher()
+        if not (self.payee_lies or self.payer_lies):
+            assert self.payee.state not in (PayeeState.PAUSED, PayeeState.RESTING_UNPAID)
+            assert self.payee.paid == self.payee.owed(self.now)
+
+    @precondition(lambda self: self.alive)
+    @rule()
+    def kernel_exits(self):
+        self.alive = False
+        self.payee.rest(self.now)
+        self.take_events()
+
+    @precondition(lambda self: not self.alive)
+    @rule()
+    def kernel_restarts(self):
+        self.alive = True
+        self.payee.start(self.now)
+        self.take_events()
+
     @rule(ticks=st.integers(1, 12))
     def link_holds(self, ticks):
         self.one_tick()
@@ -154,7 +195,10 @@ class TwoMeters(RuleBasedStateMachine):
                 self.payee.arrears(self.now) <= owed(self.rate, TICK) + 1
                 or self.payee.state is PayeeState.ENDED
             )
-            assert was_over or self.ended_for in (None, EndReason.CAP_REACHED, EndReason.LEASE_OVER)
+            ends = {None, EndReason.CAP_REACHED, EndReason.LEASE_OVER}
+            if not self.alive:
+                ends.add(EndReason.KERNEL_SHUTDOWN)
+            assert was_over or self.ended_for in ends
 
     def one_tick(self):
         self.wait(TICK)
@@ -183,6 +227,7 @@ class TwoMeters(RuleBasedStateMachine):
         assert self.caps_told <= 1
         elapsed = max(0, self.now - self.lag)
         assert self.signed[-1] <= owed(self.rate, elapsed + TICK + elapsed // DRIFT)
+        assert self.signed[-1] <= owed(self.rate, self.possible_ns + TICK + elapsed // DRIFT)
         if not self.payee_lies:
             assert self.signed[-1] <= owed(self.rate, self.ran_ns)
 
@@ -191,7 +236,7 @@ class TwoMeters(RuleBasedStateMachine):
             return
         self.wait(self.lag)
         self.payee.stop(self.now)
-        self.runs = False
+        self.alive = False
         self.take_events()
         served = self.payee.served_ns(self.now)
         self.payer.final(served * 2 + 1000 * S if self.payee_lies else served, self.now)
