@@ -175,6 +175,7 @@ class Tenancy:
 
     async def _launches(self, tasks: TaskGroup) -> None:
         async for order in self._orders:
+            self._meter.rest()
             await self._destroy_kernel()
             self._epoch = order.epoch
             try:
@@ -206,6 +207,8 @@ class Tenancy:
 
     async def _watch(self, kernel: SandboxedKernel, epoch: int) -> None:
         status = await kernel.wait()
+        if epoch == self._epoch:
+            self._meter.rest()
         # The last output is read before the end is told.
         while self._channels is not None and epoch == self._epoch and self._channels.pending():
             await anyio.lowlevel.checkpoint()
