@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -56,6 +58,10 @@ _FINAL_VOUCHER_S = 10
 """How long an ended lease waits for the last voucher before it is settled with the newest one."""
 _URGENT_S = 1.0
 """How long a kernel that was stopped for its output's sake runs on after an interrupt before that is looked at again."""
+_LANE_LIMIT = 64 << 20
+"""Bytes that a lane holds for the consumer before the kernel is stopped. An interrupt lets it run on up to twice that."""
+_KERNEL_LANES = (Lane.SHELL, Lane.STDIN, Lane.CONTROL, Lane.IOPUB)
+"""What the kernel fills: a hostile one may use any of them to exhaust the owner's memory."""
 _CONTINUE = getattr(signal, "SIGCONT", 0)
 
 Collect = Callable[[bytes], Awaitable[Receipt]]
@@ -85,7 +91,7 @@ class Tenancy:
         self._sandbox, self._limits, self._folder = sandbox, limits, folder
         self._journal, self._collect, self._trusted = journal, collect, trusted
         self.driver = TunnelDriver(
-            Tunnel(grace_ns=offer.grace_s * NS_PER_SECOND, now=steady_ns()),
+            Tunnel(grace_ns=offer.grace_s * NS_PER_SECOND, now=steady_ns(), limit=_LANE_LIMIT),
             opens=False,
             on_message=self._received,
             on_event=self._tunnel_event,
@@ -138,6 +144,7 @@ class Tenancy:
                 finally:
                     self.slot_free.set()
                     self.finished.set()
+                    await anyio.to_thread.run_sync(_remove, self._folder)
 
     # -- the end
 
@@ -145,9 +152,14 @@ class Tenancy:
         # Unless somebody gave a reason, something failed here.
         self.end(EndReason.PROVIDER_STOPPED)
         reason = self._reason or EndReason.PROVIDER_STOPPED
-        served_ns = self._meter.stop()
-        await self._destroy_kernel()
-        self._journal.end(self.channel_id, reason.value, served_ns)
+        # A full disk, say, fails one step; the kernel must not run on for that, nor the money stay uncollected.
+        served_ns = 0
+        with self._despite("its last claim was not written down"):
+            served_ns = self._stopped_meter()
+        with self._despite("its kernel is not destroyed"):
+            await self._destroy_kernel()
+        with self._despite("its end was not written down"):
+            self._journal.end(self.channel_id, reason.value, served_ns)
         self._say(Ended(reason.value, served_ns))
         self.slot_free.set()
         with anyio.move_on_after(_FINAL_VOUCHER_S):
@@ -159,7 +171,22 @@ class Tenancy:
             self._say(SettleFailed(error.code, error.facts))
         else:
             self.settled(receipt)
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _stopped_meter(self) -> int:
+        try:
+            return self._meter.stop()
+        except Exception:
+            log.exception("lease=%s: its last claim was not written down", self.channel_id.hex())
+            # What could not be written down is given up; the clock stands by now, and the last claim is due.
+            return self._meter.stop()
+
+    @contextmanager
+    def _despite(self, failure: str) -> Iterator[None]:
+        """A step of the end after which the others happen, whatever becomes of it."""
+        try:
+            yield
+        except Exception:
+            log.exception("lease=%s: %s", self.channel_id.hex(), failure)
 
     async def heard(self) -> None:
         """Wait until the consumer has taken everything that was said to it. Called by the agent after `run`."""
@@ -197,11 +224,18 @@ class Tenancy:
             cwd=order.cwd if self._trusted else None,
         )
         folder = self._folder / str(order.epoch)
-        folder.mkdir(mode=0o700, parents=True)
-        self._kernel = kernel = await self._sandbox.start(command, folder=folder, limits=self._limits)
-        sockets = kernel.sockets
-        endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
-        self._channels = KernelSide(endpoints, lambda lane, parts: self.driver.send(lane, *parts))
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+            self._kernel = kernel = await self._sandbox.start(command, folder=folder, limits=self._limits)
+            sockets = kernel.sockets
+            endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
+            self._channels = KernelSide(endpoints, self._said)
+        except BaseException:
+            # Nobody would ever use it, pay for it, or stop it.
+            with anyio.CancelScope(shield=True):
+                await self._destroy_kernel()
+                await anyio.to_thread.run_sync(_remove, folder)
+            raise
         if self._stopped_for:
             kernel.pause()
 
@@ -215,11 +249,13 @@ class Tenancy:
         self._say(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:
-        if self._kernel is not None:
-            await self._kernel.destroy()
-        if self._channels is not None:
-            self._channels.close()
-        self._kernel = self._channels = None
+        try:
+            if self._kernel is not None:
+                await self._kernel.destroy()
+        finally:
+            if self._channels is not None:
+                self._channels.close()
+            self._kernel = self._channels = None
 
     def _stop_for(self, cause: str, stop: bool) -> None:
         """Stop the kernel while there is any cause to; SIGSTOP loses nothing and can be taken back."""
@@ -230,15 +266,30 @@ class Tenancy:
         if cause == "arrears":
             self._say(Paused(cause) if stop else Unpaused())
 
+    # -- what the kernel says
+
+    def _said(self, lane: Lane, parts: Sequence[Part]) -> None:
+        self.driver.send(lane, *parts)
+        if not self._has_room():
+            # It may run because of an interrupt.
+            self._look_at_output()
+
+    def _has_room(self) -> bool:
+        """Whether a kernel that fills a lane may run on for an interrupt's sake."""
+        return self.driver.tunnel.held < 2 * _LANE_LIMIT
+
     def _let_through(self) -> None:
         # An interrupt must reach a kernel that stands still because its output is not read fast enough.
-        if "output" in self._stopped_for:
+        if "output" in self._stopped_for and self._has_room():
             self._stop_for("output", False)
             self.driver.later(_URGENT_S, self._look_at_output)
 
     def _look_at_output(self) -> None:
-        if self.driver.tunnel.full(Lane.IOPUB) and not self.ended:
+        if self._overfull() and not self.ended:
             self._stop_for("output", True)
+
+    def _overfull(self) -> bool:
+        return any(self.driver.tunnel.full(lane) for lane in _KERNEL_LANES)
 
     # -- what arrives
 
@@ -282,10 +333,11 @@ class Tenancy:
 
     def _tunnel_event(self, event: Event) -> None:
         match event:
-            case LaneFull(lane=Lane.IOPUB):
-                self._stop_for("output", True)
-            case LaneDrained(lane=Lane.IOPUB):
-                self._stop_for("output", False)
+            case LaneFull():
+                self._look_at_output()
+            case LaneDrained():
+                if not self._overfull():
+                    self._stop_for("output", False)
             case Closed(expired=True):
                 self.end(EndReason.UNREACHABLE)
             case _:
@@ -293,3 +345,8 @@ class Tenancy:
 
     def _say(self, fact: LeaseFact) -> None:
         self.driver.send(Lane.LEASE, encode(fact))
+
+
+def _remove(folder: Path) -> None:
+    """A kernel may have left any number of files: called in a thread."""
+    shutil.rmtree(folder, ignore_errors=True)

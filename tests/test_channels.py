@@ -19,6 +19,7 @@ import zmq.asyncio
 from jupyter_client import AsyncKernelClient
 from jupyter_client.session import Session
 
+from jupyter_depin import channels as channels_module
 from jupyter_depin.channels import ClientSide, KernelSide, LocalInfo
 from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
 from jupyter_depin.protocol.frames import Lane
@@ -372,6 +373,21 @@ async def test_the_kernel_sees_the_clients_identity_and_can_ask_it(bench):
             ]
         )
         side.close()
+
+
+async def test_a_frame_beyond_every_bound_is_not_read_into_memory(bench, monkeypatch):
+    monkeypatch.setattr(channels_module, "MAX_FRAME", 1000)
+    async with bench() as b:
+        kernel, heard = Kernel(b), Heard()
+        side = b.kernel_side(kernel.endpoints, heard)
+        side.deliver(Lane.CONTROL, [b"lab", b"hello"])
+        assert await kernel.control.recv_multipart() == [b"lab", b"hello"]
+        await kernel.control.send_multipart([b"lab", bytes(1000)])
+        gone = kernel.control.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        await kernel.control.send_multipart([b"lab", bytes(1001)])
+        assert await gone.recv_multipart()
+        kernel.control.disable_monitor()
+        assert await heard.count(1) == [(Lane.CONTROL, [b"lab", bytes(1000)])]
 
 
 async def test_shell_waits_until_the_kernel_knows_whom_to_ask(bench):

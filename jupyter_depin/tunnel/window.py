@@ -1,8 +1,8 @@
 """One direction pair of one lane: what was sent and not acknowledged, what is expected next.
 
 Bounded by bytes, not by messages: a widget's buffer may be a thousand times a stream line. A message is always taken
-(its sender cannot be told to wait in the middle), so a lane holds at most `limit` plus one message; fullness is
-reported so that the source is stopped. Rejected: dropping the oldest (it loses output), a window in messages.
+(its sender cannot be told to wait in the middle): fullness is reported so that the source is stopped, and what was on
+its way by then still comes. How much more is let in, for an interrupt's sake, is the owner's affair. Rejected: dropping the oldest (it loses output), a window in messages.
 """
 
 from __future__ import annotations

@@ -246,19 +246,34 @@ async def test_a_provider_that_only_says_it_opened_is_not_believed(world, monkey
 
 async def test_a_promise_far_into_the_future_does_not_bind_the_deposit(world, monkeypatch):
     async with world() as w:
-        agent = await w.start_agent()
-        seen: list[int] = []
-        monkeypatch.setattr("provider_kernel.agent.PROMISE_S", 10**9)
+        await w.start_agent()
+        monkeypatch.setattr("provider_kernel.agent.PROMISE_S", 121)
+        assert "holds for more than 120 s" in await w.refused(LeaseRefused)
+        assert w.journal.open_leases("payer") == []
+        monkeypatch.setattr("provider_kernel.agent.PROMISE_S", 120)
+        await w.open()
+        (lease,) = w.journal.open_leases("payer")
+        assert lease.open_by == w.provider_journal.lease(lease.channel_id).open_by == w.clock.unix_now() + 270
+
+
+async def test_a_renter_waits_for_a_slow_opening_rather_than_lock_a_second_deposit(world, monkeypatch):
+    async with world() as w:
+        await w.start_agent()
         locked = w.ledger.open
 
-        async def noting(relayer, terms, opening):
-            seen.append(opening.open_by)
-            return await locked(relayer, terms, opening)
+        async def slow(*arguments):
+            await anyio.sleep(130)
+            return await locked(*arguments)
 
-        monkeypatch.setattr(w.ledger, "open", noting)
-        await w.open()
-        assert agent
-        assert seen[0] <= w.clock.unix_now() + 700
+        monkeypatch.setattr(w.ledger, "open", slow)
+        opened: list[object] = []
+
+        async def opening() -> None:
+            opened.append(await w.open(tickets=w.tickets * 2))
+
+        w.tasks.start_soon(opening)
+        await w.clock.until(lambda: opened, within=140)
+        assert len(w.journal.open_leases("payer")) == 1
 
 
 # -- renters that lie
@@ -296,12 +311,12 @@ class Liar:
         )  # fmt: skip
         return replace(terms, **changes)
 
-    async def open(self, terms=None, *, deposit=1_000_000, signer=None, fund=True):
+    async def open(self, terms=None, *, deposit=1_000_000, signer=None, fund=True, holds_s=600):
         terms = terms or self.terms()
         if fund:
             await self.w.ledger.deposit(self.w.wallet, Amount(deposit))
         domain = self.w.ledger.asset.domain
-        by = self.w.clock.unix_now() + 600
+        by = self.w.clock.unix_now() + holds_s
         digest = open_digest(domain, terms.channel_id(domain), Amount(deposit), by)
         opening = Opening(Amount(deposit), by, (signer or self.w.wallet).sign(digest))
         self.id = terms.channel_id(domain)
@@ -447,11 +462,43 @@ async def test_an_opening_that_the_ledger_refuses_frees_the_slot_and_the_books(w
             patch.setattr(w.ledger, "open", refusing)
             with pytest.raises(type(error)):
                 await renter.open()
+        await w.open()
+        await w.open()
         await w.clock.wait(10)
-        assert w.provider_journal.open_leases("payee") == []
+        assert w.provider_journal.receipts() == []
+        await w.clock.until(lambda: w.provider_journal.receipts(), within=1000)
+        assert w.provider_journal.receipts()[0].refunded == 0
         assert w.provider_journal.unsettled("payee") == []
-        await w.open()
-        await w.open()
+
+
+async def test_an_opening_that_is_mined_after_its_sender_gave_up_gives_the_deposit_back(world, monkeypatch):
+    async with world() as w:
+        renter = await (await liar(w)).promised()
+        locked = w.ledger.open
+        sent: list[tuple[object, ...]] = []
+
+        async def slow(*arguments):
+            sent.append(arguments)
+            raise ChainUnreachable(url="x")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(w.ledger, "open", slow)
+            with pytest.raises(DepinError):
+                await renter.open()
+        await w.clock.wait(100)
+        await locked(*sent[0])
+        assert await w.ledger.escrow(w.wallet.address) == 0
+        await w.clock.until(lambda: w.provider_journal.receipts(), within=1000)
+        assert w.provider_journal.receipts()[0].refunded == 1_000_000
+        assert await w.ledger.escrow(w.wallet.address) == 1_000_000
+
+
+async def test_an_order_for_years_ahead_is_refused(world):
+    async with world() as w:
+        renter = await (await liar(w)).promised()
+        with pytest.raises(LeaseRefused, match="more than 900 s"):
+            await renter.open(holds_s=10**6)
+        assert await renter.open()
 
 
 @pytest.mark.parametrize(
@@ -680,7 +727,7 @@ async def test_a_kernel_that_floods_any_lane_is_stopped_until_that_is_read(world
 async def test_an_interrupt_gets_through_while_there_is_room_and_then_only_as_a_signal(world, monkeypatch):
     monkeypatch.setattr(tenancy_module, "_LANE_LIMIT", 100_000)
     async with world() as w:
-        rental, kernel, tenancy = await rented(w)
+        _, kernel, tenancy = await rented(w)
         w.drop()
         w.cut()
         tenancy._said(Lane.IOPUB, [bytes(100_000)])
