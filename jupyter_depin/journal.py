@@ -55,6 +55,7 @@ _TABLES = """
 CREATE TABLE lease (
     channel_id BLOB PRIMARY KEY, role TEXT NOT NULL, terms TEXT NOT NULL, offer TEXT NOT NULL, deposit TEXT NOT NULL,
     address TEXT NOT NULL, kernel_id TEXT NOT NULL, voucher_key BLOB NOT NULL, opened_ns INTEGER NOT NULL,
+    open_by INTEGER NOT NULL,
     ready_ns INTEGER, ended_ns INTEGER, reason TEXT, served_ns INTEGER NOT NULL DEFAULT 0,
     paid TEXT NOT NULL DEFAULT '0', signature BLOB NOT NULL DEFAULT x'', vouchers INTEGER NOT NULL DEFAULT 0,
     receipt TEXT, owner_pid INTEGER, owner_start REAL
@@ -66,8 +67,8 @@ CREATE TABLE chain_transaction (
 
 
 _RECORD = (
-    "channel_id, role, terms, offer, deposit, address, kernel_id, voucher_key, opened_ns, ready_ns, ended_ns, reason,"
-    " served_ns"
+    "channel_id, role, terms, offer, deposit, address, kernel_id, voucher_key, opened_ns, open_by, ready_ns, ended_ns,"
+    " reason, served_ns"
 )
 
 
@@ -114,10 +115,10 @@ class Journal:
             if run("SELECT 1 FROM lease WHERE channel_id = ?", record.channel_id).fetchone():
                 raise LocalProtocolError(detail=f"lease {record.channel_id.hex()} is in the journal already")
             run(
-                f"INSERT INTO lease ({_RECORD}, owner_pid, owner_start) VALUES ({'?, ' * 14}?)",
+                f"INSERT INTO lease ({_RECORD}, owner_pid, owner_start) VALUES ({'?, ' * 15}?)",
                 record.channel_id, record.role, terms, offer, str(record.deposit), address, record.kernel_id,
-                record.voucher_key, record.opened_ns, record.ready_ns, record.ended_ns, reason, record.served_ns,
-                os.getpid(), _start_of(os.getpid()),
+                record.voucher_key, record.opened_ns, record.open_by, record.ready_ns, record.ended_ns, reason,
+                record.served_ns, os.getpid(), _start_of(os.getpid()),
             )  # fmt: skip
 
     def lease(self, channel_id: bytes) -> LeaseRecord | None:
@@ -264,6 +265,7 @@ class Journal:
             kernel_id,
             key,
             opened,
+            open_by,
             ready,
             ended,
             reason,
@@ -280,6 +282,7 @@ class Journal:
                 kernel_id=kernel_id,
                 voucher_key=key,
                 opened_ns=opened,
+                open_by=open_by,
                 ready_ns=ready,
                 ended_ns=ended,
                 reason=None if reason is None else EndReason(reason),

@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 
 PROMISE_S = 60
 """How long a slot is kept for somebody who was promised it."""
+_LONGEST_ORDER_S = 900
+"""An opening that failed is kept in mind until its order no longer holds, so nobody may order for years ahead."""
 _WIND_DOWN_S = 20
 _GOODBYE_S = 2
 _RETRY_S = (1, 5, 15, 60, 300)
@@ -250,6 +252,8 @@ class Agent:
             != terms.payer
         ):
             raise LeaseRefused(reason="the payer did not sign this opening")
+        if opening.open_by > unix_now() + _LONGEST_ORDER_S:
+            raise LeaseRefused(reason=f"the order to open holds for more than {_LONGEST_ORDER_S} s")
         if promise.opening:
             raise LeaseRefused(reason="this lease is being opened already")
         promise.opening = True
@@ -289,7 +293,9 @@ class Agent:
                 needed=format_amount(opening.deposit, asset.decimals),
             )
         self._journal.save_lease(
-            LeaseRecord.of_payee(channel_id, terms, promise.offer, opening.deposit, peer, unix_ns())
+            LeaseRecord.of_payee(
+                channel_id, terms, promise.offer, opening.deposit, peer, unix_ns(), opening.open_by
+            )
         )
         try:
             return await self._ledger.open(self._wallet, terms, opening)

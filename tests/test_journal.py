@@ -70,12 +70,12 @@ def lease_id(n: int) -> bytes:
 def of_payer(n: int = 1) -> LeaseRecord:
     address = NodeAddress(NODE, "https://relay.example", ("192.0.2.1:4433",))
     return LeaseRecord.of_payer(
-        lease_id(n), TERMS, OFFER, Amount(MAX_AMOUNT), address, KEY, "kernel-7", 1000 + n
+        lease_id(n), TERMS, OFFER, Amount(MAX_AMOUNT), address, KEY, "kernel-7", 1000 + n, 2000 + n
     )
 
 
 def of_payee(n: int = 1) -> LeaseRecord:
-    return LeaseRecord.of_payee(lease_id(n), TERMS, OFFER, Amount(10**9), NODE, 1000 + n)
+    return LeaseRecord.of_payee(lease_id(n), TERMS, OFFER, Amount(10**9), NODE, 1000 + n, 2000 + n)
 
 
 def voucher(amount: int, n: int = 1) -> VerifiedVoucher:

@@ -61,10 +61,11 @@ from jupyter_depin.transport import Connection, Endpoint, Stream
 log = logging.getLogger(__name__)
 
 _ANSWER_S = 15
-_PROMISE_S = 600
-"""No promise is kept in mind for longer, whatever its date."""
-_OPEN_S = 60
-"""The provider waits for the ledger before it answers an opening."""
+_PROMISE_S = 120
+"""The longest promise that is taken: our order to lock the deposit holds as long as it does, and then `_OPEN_S`."""
+_OPEN_S = 150
+"""The provider waits for the ledger before it answers an opening: up to 120 s for a transaction's receipt (`EvmLedger`),
+and some questions before. Whoever left sooner would lock a second deposit elsewhere while the first is being locked."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,14 @@ async def _open_at(
             lease_hash=lease.digest(asset.domain),
         )
         channel_id = terms.channel_id(asset.domain)
-        # A date of the provider's choosing would let it lock the deposit long after we have gone elsewhere.
-        open_by = min(lease.accept_by, unix_now() + _PROMISE_S) + _OPEN_S
+        open_by = lease.accept_by + _OPEN_S
         opening = Opening(
             deposit, open_by, wallet.sign(open_digest(asset.domain, channel_id, deposit, open_by))
         )
         journal.save_lease(
-            LeaseRecord.of_payer(channel_id, terms, offer, deposit, ticket.address, key, kernel_id, unix_ns())
+            LeaseRecord.of_payer(
+                channel_id, terms, offer, deposit, ticket.address, key, kernel_id, unix_ns(), open_by
+            )
         )
         with _patience(_OPEN_S):
             opened = await ask(control, OpenLease(terms, opening), LeaseOpened)
@@ -211,6 +213,11 @@ async def _promised(
             0 < lease.max_seconds <= request.max_seconds
         ):
             raise LeaseRefused(reason="it promised something else than was asked for")
+        if lease.accept_by > unix_now() + _PROMISE_S:
+            # A date of the provider's choosing would let it lock the deposit long after we have gone elsewhere.
+            raise LeaseRefused(
+                reason=f"its promise holds for more than {_PROMISE_S} s, or its clock is ahead"
+            )
         if recover(lease.digest(offer.asset.domain), given.signature) != offer.provider:
             raise LeaseRefused(reason="its promise is not signed by its wallet")
         return offer, lease

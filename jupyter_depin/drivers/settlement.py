@@ -12,25 +12,23 @@ from jupyter_depin.drivers.clock import unix_ns
 from jupyter_depin.errors import SettlementPending
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet
-from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
+from jupyter_depin.protocol.money import Amount
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.voucher import Claim
 
 log = logging.getLogger(__name__)
 
-_OPENING_NS = 180 * NS_PER_SECOND
-"""A lease that its provider may still be opening, if this process died while it was: the promise, and then some."""
-
 
 async def collect(channel_id: bytes, *, ledger: Ledger, wallet: Wallet, journal: Journal) -> Receipt:
     """Provider: redeem the newest voucher and close the lease. Called at its end and again after failures.
 
-    Raises `ChainUnreachable`, `WrongChain`, `TransactionFailed`; the journal then still says that it is unsettled.
+    Raises `ChainUnreachable`, `WrongChain`, `TransactionFailed`, and `SettlementPending` while the lease may still be
+    opened; the journal then still says that it is unsettled.
     """
     record = _record(journal, channel_id)
     closing = await ledger.closing(channel_id)
     if closing is None:
-        if await ledger.channel(channel_id) is None:
+        if await _never_opened(record, ledger):
             return _conclude(record, journal, None)
         voucher = journal.voucher(channel_id)
         claim = (
@@ -51,11 +49,22 @@ async def confirm(channel_id: bytes, *, ledger: Ledger, journal: Journal) -> Rec
     """
     record = _record(journal, channel_id)
     closing = await ledger.closing(channel_id)
-    if closing is None and await ledger.channel(channel_id) is not None:
+    if closing is None and not await _never_opened(record, ledger):
         raise SettlementPending(reason="the provider has not collected yet")
-    if closing is None and unix_ns() - record.opened_ns < _OPENING_NS:
-        raise SettlementPending(reason="it may still be opened")
     return _conclude(record, journal, closing)
+
+
+async def _never_opened(record: LeaseRecord, ledger: Ledger) -> bool:
+    """Whether it can no longer be opened either. Raises `SettlementPending` while the payer's order still holds.
+
+    Anybody may relay that order, and a transaction whose sender heard of a failure may be mined all the same.
+    """
+    if await ledger.channel(record.channel_id) is not None:
+        return False
+    if await ledger.now() <= record.open_by:
+        raise SettlementPending(reason="it may still be opened")
+    # Asked again: it may have been opened in time, between the two questions.
+    return await ledger.channel(record.channel_id) is None
 
 
 def _record(journal: Journal, channel_id: bytes) -> LeaseRecord:

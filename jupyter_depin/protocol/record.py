@@ -28,7 +28,8 @@ class LeaseRecord:
 
     `address`: where the provider's node is dialled (payer), or the consumer's node (payee). `voucher_key` (payer):
     the secret that signs vouchers and attaches, wiped once the receipt is written. Times are Unix ns; `ready_ns`: when
-    the kernel became ready, None before. `reason` is set once it has ended.
+    the kernel became ready, None before. `open_by` (Unix seconds, of the ledger): how long the payer's signed order to
+    open holds; before that has passed, nobody can say that the lease was never opened. `reason` is set once it has ended.
     """
 
     channel_id: bytes
@@ -40,6 +41,7 @@ class LeaseRecord:
     kernel_id: str
     voucher_key: bytes = field(repr=False)
     opened_ns: int
+    open_by: int
     ready_ns: int | None = None
     ended_ns: int | None = None
     reason: EndReason | None = None
@@ -56,16 +58,26 @@ class LeaseRecord:
         key: HasSecret,
         kernel_id: str,
         opened_ns: int,
+        open_by: int,
     ) -> LeaseRecord:
         """What the consumer writes down before it asks the provider to open."""
-        return cls(channel_id, "payer", terms, offer, deposit, address, kernel_id, key.secret, opened_ns)
+        return cls(
+            channel_id, "payer", terms, offer, deposit, address, kernel_id, key.secret, opened_ns, open_by
+        )
 
     @classmethod
     def of_payee(
-        cls, channel_id: bytes, terms: Terms, offer: Offer, deposit: Amount, peer: NodeId, opened_ns: int
+        cls,
+        channel_id: bytes,
+        terms: Terms,
+        offer: Offer,
+        deposit: Amount,
+        peer: NodeId,
+        opened_ns: int,
+        open_by: int,
     ) -> LeaseRecord:
         """What the provider writes down before it opens the channel."""
-        return cls(channel_id, "payee", terms, offer, deposit, NodeAddress(peer), "", b"", opened_ns)
+        return cls(channel_id, "payee", terms, offer, deposit, NodeAddress(peer), "", b"", opened_ns, open_by)
 
     @property
     def title(self) -> str:

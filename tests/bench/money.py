@@ -137,10 +137,10 @@ class _Pair:
         ours, theirs = journals
         ours.save_lease(
             LeaseRecord.of_payer(
-                channel, terms, offer, _DEPOSIT, NodeAddress(_NODE), key, str(number), unix_ns()
+                channel, terms, offer, _DEPOSIT, NodeAddress(_NODE), key, str(number), unix_ns(), 2**40 - 1
             )
         )
-        theirs.save_lease(LeaseRecord.of_payee(channel, terms, offer, _DEPOSIT, _NODE, unix_ns()))
+        theirs.save_lease(LeaseRecord.of_payee(channel, terms, offer, _DEPOSIT, _NODE, unix_ns(), 2**40 - 1))
         self.paid = 0
         self.payer = PayerDriver(
             offer=offer,

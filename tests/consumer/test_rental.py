@@ -472,7 +472,7 @@ async def test_a_lease_that_never_was_opened_is_recovered_as_nothing(world, monk
         assert w.journal.open_leases("payer")
         # The provider may still have the deposit locked: it is too early for a receipt.
         assert await recover(w.backend(), lambda _: None) == 1
-        await w.clock.wait(180)
+        await w.clock.wait(211)
         assert await recover(w.backend(), lambda _: None) == 0
         assert await w.money() == (GIFT, 0, GIFT)
         assert w.journal.open_leases("payer") == []

@@ -25,6 +25,7 @@ class Party:
 
     def __init__(self, folder: Path) -> None:
         self.now = 1_000_000
+        self.open_by = self.now + 60
         self.ledger = MemoryLedger(gift=10 * DEPOSIT, clock=lambda: self.now)
         self.payer, self.key, self.provider = Wallet.generate(), Wallet.generate(), Wallet.generate()
         self.mine, self.theirs = Journal(folder / "payer.sqlite"), Journal(folder / "payee.sqlite")
@@ -39,15 +40,19 @@ class Party:
         )  # fmt: skip
         self.id = self.terms.channel_id(asset.domain)
         self.mine.save_lease(
-            LeaseRecord.of_payer(self.id, self.terms, offer, DEPOSIT, NodeAddress(NODE), self.key, "k", 1)
+            LeaseRecord.of_payer(
+                self.id, self.terms, offer, DEPOSIT, NodeAddress(NODE), self.key, "k", 1, self.open_by
+            )
         )
-        self.theirs.save_lease(LeaseRecord.of_payee(self.id, self.terms, offer, DEPOSIT, NODE, 1))
+        self.theirs.save_lease(
+            LeaseRecord.of_payee(self.id, self.terms, offer, DEPOSIT, NODE, 1, self.open_by)
+        )
 
     async def open(self) -> None:
         domain = self.ledger.asset.domain
         await self.ledger.deposit(self.payer, DEPOSIT)
-        signature = self.payer.sign(open_digest(domain, self.id, DEPOSIT, self.now + 60))
-        await self.ledger.open(self.provider, self.terms, Opening(DEPOSIT, self.now + 60, signature))
+        signature = self.payer.sign(open_digest(domain, self.id, DEPOSIT, self.open_by))
+        await self.ledger.open(self.provider, self.terms, Opening(DEPOSIT, self.open_by, signature))
         self.now += 600
 
     def pay(self, amount: int, *, heard: bool = True) -> None:
@@ -156,10 +161,40 @@ async def test_a_ledger_that_does_not_answer_leaves_it_unsettled(party, monkeypa
 
 async def test_a_lease_that_was_never_opened_costs_nobody_anything(party):
     party.end()
+    party.now = party.open_by + 1
     for receipt in (await party.collect(), await party.confirm()):
         assert (receipt.paid, receipt.collected_on_chain, receipt.refunded) == (0, 0, 0)
         assert receipt.chain_agrees
         assert receipt.transactions == ()
+
+
+async def test_while_the_order_holds_nobody_says_that_it_was_never_opened(party):
+    """Its transaction may be mined though its sender heard of a failure: the deposit must come back then."""
+    party.end()
+    party.now = party.open_by
+    for settling in (party.collect, party.confirm):
+        with pytest.raises(SettlementPending, match="may still be opened"):
+            await settling()
+    assert party.theirs.receipts() == party.mine.receipts() == []
+    await party.open()
+    for receipt in (await party.collect(), await party.confirm()):
+        assert (receipt.collected_on_chain, receipt.refunded) == (0, DEPOSIT)
+        assert receipt.chain_agrees
+    assert await party.ledger.escrow(party.payer.address) == DEPOSIT
+
+
+async def test_an_opening_between_two_questions_is_not_overlooked(party, monkeypatch):
+    party.end()
+    now = party.ledger.now
+
+    async def meanwhile():
+        await party.open()
+        return await now()
+
+    monkeypatch.setattr(party.ledger, "now", meanwhile)
+    with pytest.raises(SettlementPending, match="not collected"):
+        await party.confirm()
+    assert (await party.collect()).refunded == DEPOSIT
 
 
 async def test_a_lease_without_a_voucher_gives_everything_back(party):

@@ -466,9 +466,10 @@ async def test_an_opening_that_the_ledger_refuses_frees_the_slot_and_the_books(w
         await w.open()
         await w.clock.wait(10)
         assert w.provider_journal.receipts() == []
-        await w.clock.until(lambda: w.provider_journal.receipts(), within=1000)
-        assert w.provider_journal.receipts()[0].refunded == 0
-        assert w.provider_journal.unsettled("payee") == []
+        await w.clock.until(lambda: not w.provider_journal.unsettled("payee"), within=1000)
+        receipts = {receipt.channel_id: receipt for receipt in w.provider_journal.receipts()}
+        assert receipts[renter.id].collected_on_chain == receipts[renter.id].refunded == 0
+        assert receipts[renter.id].chain_agrees
 
 
 async def test_an_opening_that_is_mined_after_its_sender_gave_up_gives_the_deposit_back(world, monkeypatch):
