@@ -7,7 +7,6 @@ that a consumer who was cut off at the last moment still learns it.
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from jupyter_depin.channels import KernelSide
 from jupyter_depin.drivers.clock import steady_ns
+from jupyter_depin.drivers.handshake import unsettled
 from jupyter_depin.drivers.meter import PayeeDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import DepinError, LeaseEnded, RemoteProtocolError
@@ -39,7 +38,6 @@ from jupyter_depin.protocol.messages import (
     LeaseOrder,
     Paused,
     Settled,
-    SettleFailed,
     Signal,
     Unpaused,
     decode_order,
@@ -50,7 +48,7 @@ from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull
 from jupyter_depin.tunnel.machine import Tunnel
-from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, SandboxedKernel
+from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, SandboxedKernel, remove
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +142,7 @@ class Tenancy:
                 finally:
                     self.slot_free.set()
                     self.finished.set()
-                    await anyio.to_thread.run_sync(_remove, self._folder)
+                    await remove(self._folder)
 
     # -- the end
 
@@ -168,7 +166,7 @@ class Tenancy:
             receipt = await self._collect(self.channel_id)
         except DepinError as error:
             log.warning("lease=%s is not settled yet: %s", self.channel_id.hex(), error)
-            self._say(SettleFailed(error.code, error.facts))
+            self._say(unsettled(error))
         else:
             self.settled(receipt)
 
@@ -234,7 +232,7 @@ class Tenancy:
             # Nobody would ever use it, pay for it, or stop it.
             with anyio.CancelScope(shield=True):
                 await self._destroy_kernel()
-                await anyio.to_thread.run_sync(_remove, folder)
+                await remove(folder)
             raise
         if self._stopped_for:
             kernel.pause()
@@ -345,8 +343,3 @@ class Tenancy:
 
     def _say(self, fact: LeaseFact) -> None:
         self.driver.send(Lane.LEASE, encode(fact))
-
-
-def _remove(folder: Path) -> None:
-    """A kernel may have left any number of files: called in a thread."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -5,10 +5,20 @@ The agent starts every kernel from its main thread, for `--die-with-parent` foll
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from jupyter_depin.errors import KernelStartFailed
+
+START_S = 60
+"""How long a kernel may take to come up. It is not paid before, so it must not hold its slot for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,20 @@ class SandboxedKernel(Protocol):
 
     async def destroy(self) -> None:
         """Kill what is left of it and remove its files. Never raises; may be called twice."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Around a start: raises `KernelStartFailed` when it takes longer than `START_S`."""
+    with anyio.move_on_after(START_S) as patience:
+        yield
+    if patience.cancelled_caught:
+        raise KernelStartFailed(reason=f"it did not come up within {START_S} s")
+
+
+async def remove(folder: Path) -> None:
+    """Remove a kernel's folder, in a thread, for there may be any number of files in it. Never raises."""
+    await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 class Sandbox(Protocol):

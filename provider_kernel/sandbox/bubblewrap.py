@@ -24,7 +24,17 @@ from pathlib import Path
 import anyio
 
 from jupyter_depin.errors import KernelStartFailed
-from provider_kernel.sandbox import KernelCommand, Limits, cgroup, diagnosis, foreign_user, seccomp, view
+from provider_kernel.sandbox import (
+    KernelCommand,
+    Limits,
+    cgroup,
+    diagnosis,
+    foreign_user,
+    in_time,
+    remove,
+    seccomp,
+    view,
+)
 from provider_kernel.sandbox.child import Child
 from provider_kernel.sandbox.confined import ConfinedKernel
 from provider_kernel.sandbox.connection import CHANNELS, connection_file, ipc_sockets, socket_paths
@@ -114,19 +124,20 @@ class BubblewrapSandbox:
         with ExitStack() as ours:
             try:
                 kernel, ready, release = _spawn(program, command, folder, limits, self._foreign_users(), ours)
-                first = await kernel.first_process()
-                if home is not None:
-                    kernel.group = home.make()
-                    kernel.group.limit(limits)
-                    kernel.group.add(first)
-                _limit_each_process(first, limits, home.folders if home else {})
-                os.write(release, b"1")
-                await kernel.ready(ready)
+                with in_time():
+                    first = await kernel.first_process()
+                    if home is not None:
+                        kernel.group = home.make()
+                        kernel.group.limit(limits)
+                        kernel.group.add(first)
+                    _limit_each_process(first, limits, home.folders if home else {})
+                    os.write(release, b"1")
+                    await kernel.ready(ready)
             except BaseException as problem:
                 with anyio.CancelScope(shield=True):
                     if kernel is not None:
                         await kernel.destroy()
-                shutil.rmtree(folder, ignore_errors=True)
+                    await remove(folder)
                 if isinstance(problem, OSError | ValueError):
                     raise KernelStartFailed(reason=str(problem)) from problem
                 raise
@@ -241,7 +252,8 @@ def _spawn(
 ) -> tuple[ConfinedKernel, socket.socket, int]:
     """Spawn a bubblewrap that is held back. Returns also where its first message arrives and where to let it go."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    # `kept`: what the kernel owns from the moment when there is one.
+    with ExitStack() as stack, ExitStack() as kept:
         theirs = Inherited(stack)
         ready, their_ready = socket.socketpair(socket.AF_UNIX)
         ours.enter_context(ready)
@@ -253,11 +265,13 @@ def _spawn(
         theirs.own(held)
         ours.callback(os.close, release)
         status, their_status = os.pipe()
+        kept.callback(os.close, status)
         theirs.own(their_status)
         said, their_stderr = os.pipe()
         stack.callback(os.close, their_stderr)
         tail = Tail()
         tail.follow(said)
+        kept.callback(tail.close)
 
         listening = [
             f"--{channel}={theirs.listener(path)}"
@@ -280,6 +294,7 @@ def _spawn(
             # The Ctrl-C at the agent's terminal is for the agent.
             start_new_session=True,
         )
+        kept.pop_all()
         return ConfinedKernel(Child(process), ipc_sockets(folder), tail, folder, status), ready, release
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -19,7 +18,7 @@ import anyio
 import psutil
 
 from jupyter_depin.errors import KernelStartFailed
-from provider_kernel.sandbox import KernelSockets
+from provider_kernel.sandbox import KernelSockets, remove
 from provider_kernel.sandbox.cgroup import Cgroup
 from provider_kernel.sandbox.child import Child, ended, open_pidfd, ordinary_status
 from provider_kernel.sandbox.tail import Tail
@@ -137,7 +136,8 @@ class ConfinedKernel:
             if descriptor is not None:
                 os.close(descriptor)
         self._status = self._first_pidfd = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with anyio.CancelScope(shield=True):
+            await remove(self._folder)
 
     def _inside(self) -> list[psutil.Process]:
         """The sandbox's processes but for its first, which only reaps; orphans are that one's children too."""

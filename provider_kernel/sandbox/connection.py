@@ -38,14 +38,21 @@ def ipc_sockets(folder: Path) -> KernelSockets:
 def connection_file(
     command: KernelCommand, *, transport: str, ip: str, ports: tuple[int, ...] = (1, 2, 3, 4, 5)
 ) -> bytes:
-    """The content of a connection file as jupyter_client writes it; with `ipc`, `ip` is the paths' common beginning."""
+    """The content of a connection file as jupyter_client writes it; with `ipc`, `ip` is the paths' common beginning.
+
+    Raises `KernelStartFailed` for a key that cannot stand in one.
+    """
+    try:
+        key = command.key.decode()
+    except UnicodeDecodeError as error:
+        raise KernelStartFailed(reason="its key is not UTF-8 text") from error
     content: dict[str, str | int] = {
         f"{channel}_port": port for channel, port in zip(CHANNELS, ports, strict=True)
     }
     content |= {
         "transport": transport,
         "ip": ip,
-        "key": command.key.decode(),
+        "key": key,
         "signature_scheme": command.signature_scheme,
     }
     return json.dumps(content).encode()

@@ -23,7 +23,7 @@ import anyio
 import psutil
 
 from jupyter_depin.errors import KernelStartFailed
-from provider_kernel.sandbox import KernelCommand, KernelSockets, Limits
+from provider_kernel.sandbox import KernelCommand, KernelSockets, Limits, in_time, remove
 from provider_kernel.sandbox.child import Child
 from provider_kernel.sandbox.connection import accepts, write_connection_file
 from provider_kernel.sandbox.tail import Tail
@@ -77,7 +77,8 @@ class ProcessSandbox:
         kernel = _spawn(command, folder)
         if command.argv is None:
             try:
-                await kernel.ready()
+                with in_time():
+                    await kernel.ready()
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await kernel.destroy()
@@ -160,7 +161,8 @@ class ProcessKernel:
                 await anyio.sleep(FIRST_PAUSE_S)
         self._tail.close()
         self._child.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with anyio.CancelScope(shield=True):
+            await remove(self._folder)
 
     def _signal_group(self, signum: int) -> None:
         with contextlib.suppress(OSError, ValueError):

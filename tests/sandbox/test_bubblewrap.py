@@ -20,7 +20,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from jupyter_client import BlockingKernelClient
 
-from jupyter_depin.errors import SandboxMissing
+from jupyter_depin.errors import KernelStartFailed, SandboxMissing
+from provider_kernel import sandbox as port
 from provider_kernel.sandbox import KernelCommand, Limits, cgroup, foreign_user, seccomp, view
 from provider_kernel.sandbox.bubblewrap import BubblewrapSandbox, passed_environment
 
@@ -541,3 +542,17 @@ def test_a_failing_program_is_told_with_its_words(tmp_path):
     failing.chmod(0o755)
     with pytest.raises(SandboxMissing, match="no way"):
         BubblewrapSandbox(str(failing)).check()
+
+
+async def test_a_program_that_never_makes_the_sandbox_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(port, "START_S", 1)
+    stuck = tmp_path / "bwrap"
+    stuck.write_text("#!/bin/sh\nexec sleep 3600\n")
+    stuck.chmod(0o755)
+    before = psutil.Process().children(recursive=True)
+    with pytest.raises(KernelStartFailed, match="did not come up within 1 s"), anyio.fail_after(60):
+        await BubblewrapSandbox(str(stuck)).start(
+            KernelCommand(key=b"k"), folder=tmp_path / "k", limits=Limits()
+        )
+    assert psutil.Process().children(recursive=True) == before
+    assert not (tmp_path / "k").exists()

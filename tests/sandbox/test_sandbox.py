@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from jupyter_depin.errors import KernelStartFailed
-from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, cgroup
+from provider_kernel import sandbox as port
+from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, bubblewrap, cgroup
+from provider_kernel.sandbox import process as plain
 from provider_kernel.sandbox.child import ended, open_pidfd
 from provider_kernel.sandbox.choice import choose
 
@@ -245,3 +247,56 @@ async def test_no_kernel_outlives_a_killed_agent(sandbox: Sandbox, tmp_path: Pat
                 break
             await moment()
     os.close(kernel)
+
+
+# -- starts that do not come to an end
+
+
+def left() -> tuple[set[str], set[int]]:
+    """This process's descriptors and children."""
+    descriptors = set(os.listdir("/proc/self/fd"))
+    return descriptors, {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture
+def hanging(monkeypatch, tmp_path) -> None:
+    """Kernels that never open their sockets, and little patience."""
+    script = tmp_path / "hang.py"
+    script.write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.setattr(bubblewrap, "KERNEL_MAIN", script)
+    monkeypatch.setattr(plain, "_argv", lambda *_: [sys.executable, str(script)])
+    monkeypatch.setattr(port, "START_S", 1)
+
+
+async def failing(sandbox: Sandbox, folder: Path, key: bytes = b"k") -> str:
+    with pytest.raises(KernelStartFailed) as caught, anyio.fail_after(60):
+        await sandbox.start(KernelCommand(key=key), folder=folder, limits=Limits())
+    assert not folder.exists()
+    return str(caught.value)
+
+
+async def test_a_kernel_that_never_comes_up_leaves_nothing(sandbox, hanging, tmp_path):
+    # The first start may make what stays for the agent's life.
+    await failing(sandbox, tmp_path / "a")
+    before = left()
+    assert "it did not come up within 1 s" in await failing(sandbox, tmp_path / "b")
+    assert left() == before
+
+
+async def test_a_program_that_cannot_be_spawned_leaves_nothing(sandbox, hanging, tmp_path, monkeypatch):
+    await failing(sandbox, tmp_path / "a")
+
+    def refuse(*_, **__):
+        raise OSError("no more processes")
+
+    before = left()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert "no more processes" in await failing(sandbox, tmp_path / "b")
+    assert left() == before
+
+
+async def test_a_key_that_is_no_text_is_one_sentence_and_leaves_nothing(sandbox, hanging, tmp_path):
+    await failing(sandbox, tmp_path / "a")
+    before = left()
+    assert "its key is not UTF-8 text" in await failing(sandbox, tmp_path / "b", key=b"\xff")
+    assert left() == before
