@@ -145,6 +145,10 @@ class EmptyWallet(PaymentError):
     """Your wallet holds {balance} {symbol} where {needed} are needed. Add money, or spend less."""
 
 
+class FeesMissing(EmptyWallet):
+    """Your wallet holds {balance} of the network's own coin where {needed} are needed for its fees. Send it some more."""
+
+
 class LimitTooLow(PaymentError):
     """Your limit of {cap} {symbol} per rental is less than the {needed} that must be locked. Raise it (max_spend)."""
 

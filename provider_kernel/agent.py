@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from jupyter_depin.chain import Ledger
 from jupyter_depin.drivers.clock import unix_now, unix_ns
-from jupyter_depin.drivers.handshake import answer, questions, refusal
+from jupyter_depin.drivers.handshake import answer, outward, questions, refusal
 from jupyter_depin.drivers.settlement import collect
 from jupyter_depin.errors import (
     DepinError,
@@ -157,7 +157,7 @@ class Agent:
             log.debug("a consumer left: %s", error)
         except DepinError as error:
             log.info("a consumer was sent away: %s", error)
-            await connection.close(str(error))
+            await connection.close(str(outward(error)))
         except Exception:
             # Other people's kernels run here: whatever one connection brings up, it ends that connection alone.
             log.exception("a connection failed")

@@ -16,7 +16,7 @@ import rlp
 
 from jupyter_depin.chain.reverts import from_revert
 from jupyter_depin.chain.rpc import Rpc, RpcRefused, quantity
-from jupyter_depin.errors import ChainUnreachable, EmptyWallet, PaymentError, TransactionFailed
+from jupyter_depin.errors import ChainUnreachable, FeesMissing, PaymentError, TransactionFailed
 from jupyter_depin.protocol.eip712 import keccak256
 from jupyter_depin.protocol.identity import Address, Signer
 from jupyter_depin.protocol.market import Asset
@@ -158,12 +158,8 @@ class Transactor:
         return TransactionFailed(action=action, reason="it was reverted when it was mined")
 
 
-def _no_fees(wei: int, fee: int) -> EmptyWallet:
-    return EmptyWallet(
-        balance=format_amount(wei, 18),
-        symbol="of the network's own coin (for its fees)",
-        needed=format_amount(fee, 18),
-    )
+def _no_fees(wei: int, fee: int) -> FeesMissing:
+    return FeesMissing(balance=format_amount(wei, 18), needed=format_amount(fee, 18))
 
 
 def _call(sender: Address, to: Address | None, data: bytes) -> dict[str, str]:

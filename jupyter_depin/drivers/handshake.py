@@ -1,16 +1,44 @@
-"""Questions and answers on the control stream, before a tunnel is attached to it."""
+"""Questions and answers on the control stream, before a tunnel is attached to it; what a stranger hears of an error.
+
+An error's facts are for whoever runs the program: they name its folders, its wallet's fees, its payment network's address
+with the key in it. Only what speaks of the other party's own request, money and vouchers leaves as it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from jupyter_depin.errors import ConnectionLost, DepinError, RemoteProtocolError
+from jupyter_depin.errors import (
+    ChainUnreachable,
+    ConnectionLost,
+    DepinError,
+    EmptyWallet,
+    FeesMissing,
+    LeaseError,
+    LeaseRefused,
+    LimitTooLow,
+    RemoteProtocolError,
+    SettlementPending,
+    VoucherRefused,
+    VouchersSkipped,
+    WrongChain,
+)
 from jupyter_depin.protocol.frames import MessageDecoder, encode_message
-from jupyter_depin.protocol.messages import Answer, Refused, Request
+from jupyter_depin.protocol.messages import Answer, Refused, Request, SettleFailed
 from jupyter_depin.transport import Stream
 
 _READ = 1 << 16
+
+_ABOUT_THE_OTHER = (
+    LeaseError,
+    EmptyWallet,
+    LimitTooLow,
+    VoucherRefused,
+    VouchersSkipped,
+    RemoteProtocolError,
+)
+_NO_LEDGER = (ChainUnreachable, WrongChain)
 
 A = TypeVar("A")
 
@@ -50,6 +78,31 @@ async def answer(stream: Stream, reply: Answer) -> None:
     await stream.write(encode_message(reply))
 
 
+def outward(error: DepinError) -> DepinError:
+    """What a stranger may hear of an error: it, or `LeaseRefused` without its facts. Called by the agent."""
+    if _may_leave(error):
+        return error
+    if isinstance(error, _NO_LEDGER):
+        return LeaseRefused(reason="its payment network does not answer")
+    return LeaseRefused(reason="it cannot do that now")
+
+
 def refusal(error: DepinError) -> Refused:
-    """An error as an answer."""
-    return Refused(error.code, error.facts)
+    """An error as an answer. Called by the agent."""
+    said = outward(error)
+    return Refused(said.code, said.facts)
+
+
+def unsettled(error: DepinError) -> SettleFailed:
+    """An error as the word that nothing was collected yet. Called by the tenancy."""
+    said = error
+    if not _may_leave(error):
+        network = isinstance(error, _NO_LEDGER)
+        said = SettlementPending(
+            reason=f"the provider {'does not reach its payment network' if network else 'cannot collect now'}"
+        )
+    return SettleFailed(said.code, said.facts)
+
+
+def _may_leave(error: DepinError) -> bool:
+    return isinstance(error, _ABOUT_THE_OTHER) and not isinstance(error, FeesMissing)

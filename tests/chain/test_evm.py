@@ -24,7 +24,7 @@ from jupyter_depin.errors import (
     ChainUnreachable,
     ConfigError,
     DamagedConfig,
-    EmptyWallet,
+    FeesMissing,
     TransactionFailed,
     WrongChain,
 )
@@ -196,7 +196,7 @@ async def test_a_wallet_without_coins_for_fees_is_told_so(devchain):
     owner, poor = await rich(devchain.url), Wallet.generate()
     ledger = EvmLedger(await deploy(devchain.url, owner))
     await ledger.mint(owner, poor.address, Amount(1000))
-    with pytest.raises(EmptyWallet, match="holds 0 of the network's own coin"):
+    with pytest.raises(FeesMissing, match="holds 0 of the network's own coin"):
         await ledger.deposit(poor, Amount(1000))
     assert await ledger.balance(poor.address) == 1000
     await ledger.close()

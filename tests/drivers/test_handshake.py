@@ -5,8 +5,25 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from jupyter_depin.drivers.handshake import answer, ask, questions, refusal
-from jupyter_depin.errors import ConnectionLost, DepinError, LeaseRefused, NoFreeSlot, RemoteProtocolError
+from jupyter_depin.drivers.handshake import answer, ask, outward, questions, refusal, unsettled
+from jupyter_depin.errors import (
+    ChainUnreachable,
+    ConnectionLost,
+    DamagedJournal,
+    DepinError,
+    EmptyWallet,
+    FeesMissing,
+    JournalUnavailable,
+    KernelStartFailed,
+    LeaseRefused,
+    NoFreeSlot,
+    PortInUse,
+    RemoteProtocolError,
+    SettlementPending,
+    TransactionFailed,
+    VouchersSkipped,
+    WrongChain,
+)
 from jupyter_depin.protocol.frames import encode_message
 from jupyter_depin.protocol.messages import (
     AskOffers,
@@ -126,3 +143,47 @@ async def test_questions_end_when_the_consumer_hangs_up_and_break_on_noise():
         assert heard == [AskOffers(1), AskOffers(2)]
         with pytest.raises(RemoteProtocolError):
             [request async for request in questions(await theirs.accept_stream())]
+
+
+SECRETS = (
+    ChainUnreachable(url="https://rpc.example/v2/key-secret"),
+    WrongChain(url="https://rpc.example/v2/key-secret", found=1, expected=2),
+    TransactionFailed(action="the settlement", reason="key-secret has used up its requests"),
+    FeesMissing(balance="secret", needed="0.1"),
+    JournalUnavailable(path="/home/secret/journal.sqlite", reason="disk full"),
+    DamagedJournal(path="/home/secret/journal.sqlite", reason="torn"),
+    KernelStartFailed(reason="/home/secret/kernels"),
+    PortInUse(port="secret"),
+    DepinError(detail="secret"),
+)
+
+
+@pytest.mark.parametrize("error", SECRETS, ids=lambda error: error.code)
+def test_the_owners_own_affairs_do_not_cross(error):
+    assert "secret" in str(error)
+    for word in (refusal(error), unsettled(error), str(outward(error))):
+        assert "secret" not in str(word)
+        assert "0.1" not in str(word)
+    assert isinstance(DepinError.from_wire(refusal(error).code, refusal(error).facts), LeaseRefused)
+    told = unsettled(error)
+    assert isinstance(DepinError.from_wire(told.code, told.facts), SettlementPending)
+
+
+def test_a_network_that_is_away_is_said_without_its_address():
+    assert "its payment network does not answer" in str(outward(SECRETS[0]))
+    assert "does not reach its payment network" in str(unsettled(SECRETS[0]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoFreeSlot(slots=2),
+        LeaseRefused(reason="x"),
+        EmptyWallet(balance="0", symbol="DEMO", needed="1"),
+        VouchersSkipped(skipped=1, total=1, reason="too little time"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_what_speaks_of_the_renter_crosses_whole(error):
+    for word in (refusal(error), unsettled(error)):
+        assert (word.code, word.facts) == (error.code, error.facts)
