@@ -1,7 +1,11 @@
-"""Starts ipykernel inside a sandbox, on sockets that the agent made.
+"""Starts ipykernel: inside a sandbox, on sockets that the agent made; or, with `-f`, as `ipykernel_launcher` does.
 
 The agent runs this file by itself with the kernel environment's Python, where our packages are not installed: it imports
-nothing of ours. The five listening sockets arrive as descriptors (`ZMQ_USE_FD`). Rejected: a shared folder in which the
+nothing of ours. What both ways have that ipykernel has not is an output queue without a limit: ZeroMQ's own is a
+thousand messages, and those beyond it are lost without a word whenever the machine is too busy to carry them away. The
+agent reads at full speed and stops a kernel whose output nobody fetches, so the queue stays short.
+
+In a sandbox, the five listening sockets arrive as descriptors (`ZMQ_USE_FD`). Rejected: a shared folder in which the
 kernel binds its sockets, for a hostile kernel could put a link in a socket's place and have the agent connect elsewhere.
 
 The connection file names paths that exist nowhere; only ipykernel's own bookkeeping reads them.
@@ -18,6 +22,22 @@ from typing import Any
 CONNECTION_FILE = "/run/depin/connection.json"
 BIND_ORDER = ("shell", "stdin", "control", "iopub")
 """The order in which ipykernel's `init_sockets` binds; the heartbeat binds for itself."""
+
+
+def keep_output() -> None:
+    """Lift the limit of ipykernel's output queue."""
+    import zmq
+    from ipykernel.kernelapp import IPKernelApp
+
+    kernel_class: Any = IPKernelApp
+    init_iopub = kernel_class.init_iopub
+
+    def unlimited(app: Any, context: Any) -> None:
+        context.setsockopt(zmq.SNDHWM, 0)
+        init_iopub(app, context)
+        del context.sockopts[zmq.SNDHWM]
+
+    kernel_class.init_iopub = unlimited
 
 
 def adopt(descriptors: dict[str, int]) -> None:
@@ -48,7 +68,21 @@ def adopt(descriptors: dict[str, int]) -> None:
 
 
 def main() -> None:
-    """Run a kernel; tell the agent, by one byte on `--ready`, when it listens."""
+    """Run a kernel."""
+    if sys.argv[1:2] == ["-f"]:
+        # This file's own folder is no place for a cell to import from.
+        del sys.path[0]
+        sys.argv[0] = "ipykernel_launcher.py"
+        keep_output()
+        from ipykernel.kernelapp import launch_new_instance
+
+        launch_new_instance()
+    else:
+        _confined()
+
+
+def _confined() -> None:
+    """Run a kernel in a sandbox; tell the agent, by one byte on `--ready`, when it listens."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--ready", type=int, required=True)
     for channel in (*BIND_ORDER, "hb"):
@@ -70,6 +104,7 @@ def main() -> None:
         os.setpgid(0, 0)
 
     adopt(descriptors)
+    keep_output()
     from ipykernel.kernelapp import IPKernelApp
 
     app: Any = IPKernelApp.instance()

@@ -52,6 +52,8 @@ INHERITED_WINDOWS = (
 )
 """What the provider's own kernel gets of the agent's environment; also every `LC_…`."""
 
+KERNEL_MAIN = Path(__file__).with_name("kernel_main.py")
+
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.05
 
@@ -231,7 +233,7 @@ def _spawn(command: KernelCommand, folder: Path) -> ProcessKernel:
 
 def _argv(command: KernelCommand, connection_file: Path) -> list[str]:
     if command.argv is None:
-        return [sys.executable, "-m", "ipykernel_launcher", "-f", str(connection_file)]
+        return [sys.executable, str(KERNEL_MAIN), "-f", str(connection_file)]
     return [part.replace("{connection_file}", str(connection_file)) for part in command.argv]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
@@ -64,8 +67,7 @@ class Talk:
     @asynccontextmanager
     async def another_client(self) -> AsyncIterator[AsyncKernelClient]:
         """A client that knows nothing but the connection file."""
-        assert self.manager is not None
-        client = AsyncKernelClient(connection_file=self.manager.connection_file)
+        client = AsyncKernelClient(connection_file=self.client.connection_file)
         client.load_connection_file()
         client.start_channels()
         try:
@@ -87,3 +89,25 @@ async def talking(manager: AsyncKernelManager, **how: Any) -> AsyncIterator[Talk
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
+
+
+@asynccontextmanager
+async def launched(path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Talk]]:
+    """As VS Code does it: write the connection file, run the kernel spec's own command, send that signals."""
+    client = AsyncKernelClient(connection_file=str(path))
+    client.write_connection_file()
+    program = ("-m", "jupyter_depin.kernel", "--loopback", "-f", str(path))
+    process = await asyncio.create_subprocess_exec(sys.executable, *program)
+    client.load_connection_file()
+    client.start_channels(hb=False)
+    try:
+        # ZeroMQ keeps the question until there is somebody to ask.
+        await client.kernel_info(reply=True, timeout=PATIENCE_S)
+        client.hb_channel.start()
+        await client.wait_for_ready(timeout=PATIENCE_S)
+        yield process, Talk(client)
+    finally:
+        client.stop_channels()
+        process.terminate()
+        async with asyncio.timeout(PATIENCE_S):
+            await process.wait()

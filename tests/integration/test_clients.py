@@ -13,13 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from jupyter_client.manager import start_new_kernel
 
 from jupyter_depin.consumer.runtime import Runtime
-from tests.integration.talk import PATIENCE_S, Talk
+from tests.integration.talk import PATIENCE_S, launched
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="no such signals and sockets there")
 
 RENTED = "import psutil; print(any('provider_kernel' in p.cmdline() for p in psutil.Process().parents()))"
 """Prints True in a kernel that an agent started."""
@@ -64,10 +67,34 @@ async def test_two_clients_see_each_others_output_and_only_their_own_replies(sta
         assert not await talk.client.shell_channel.msg_ready()
 
 
-async def test_output_waits_for_a_client_that_does_not_read(start: Any) -> None:
-    """A local kernel drops 15,003 of these: ZeroMQ's queues hold a thousand messages at each end."""
-    async with start() as talk, talk.another_client() as stalled:
-        await talk.run("for i in range(20_000): display(i)", client=stalled)
+@posix
+async def test_no_output_is_lost_while_nobody_reads(tmp_path: Path) -> None:
+    """A local kernel drops 15,003 of these for a slow client: its queues hold a thousand messages at each end.
+
+    Here one client does not read, and the provider's machine stands still as long as the cell runs.
+    """
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        agent.suspend()
+        writer.write(b"go")
+        await reader.read()
+        agent.resume()
+        writer.close()
+
+    listener = await asyncio.start_server(stand_still, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    code = f"""
+import socket
+line = socket.create_connection(("127.0.0.1", {port}))
+line.recv(2)
+for i in range(20_000):
+    display(i)
+line.close()
+"""
+    async with listener, launched(tmp_path / "kernel-1.json") as (process, talk):
+        (agent,) = psutil.Process(process.pid).children()
+        async with talk.another_client() as prompt:
+            assert (await talk.run(code, client=prompt)).status == "ok"
         seen: list[str] = []
         while len(seen) < 20_000:
             message = await talk.client.get_iopub_msg(timeout=PATIENCE_S)
@@ -159,23 +186,11 @@ async def test_shutdown_ends_the_rental_with_a_receipt(start: Any) -> None:
 # -- its sockets
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+@posix
 async def test_a_client_that_ignores_provisioners_chooses_the_ports(tmp_path: Path) -> None:
-    """VS Code writes the connection file, runs the kernel spec's own command and sends it signals."""
     path = tmp_path / "kernel-1.json"
-    client = AsyncKernelClient(connection_file=str(path))
-    client.write_connection_file()
-    before = path.read_text()
-    program = ("-m", "jupyter_depin.kernel", "--loopback", "-f", str(path))
-    process = await asyncio.create_subprocess_exec(sys.executable, *program)
-    client.load_connection_file()
-    client.start_channels(hb=False)
-    try:
-        # ZeroMQ keeps the question until there is somebody to ask.
-        await client.kernel_info(reply=True, timeout=PATIENCE_S)
-        client.hb_channel.start()
-        await client.wait_for_ready(timeout=PATIENCE_S)
-        talk = Talk(client)
+    async with launched(path) as (process, talk):
+        before = path.read_text()
         assert (await talk.run(RENTED)).text == "True\n"
         began = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -184,14 +199,9 @@ async def test_a_client_that_ignores_provisioners_chooses_the_ports(tmp_path: Pa
             process.send_signal(signal.SIGINT)
         assert cell.result().error == "KeyboardInterrupt"
         assert path.read_text() == before
-    finally:
-        client.stop_channels()
-        process.terminate()
-        async with asyncio.timeout(PATIENCE_S):
-            await process.wait()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no ipc sockets there")
+@posix
 async def test_clients_may_use_ipc(start: Any) -> None:
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
     async with start(manager) as talk:
