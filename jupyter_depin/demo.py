@@ -45,6 +45,7 @@ RATE = "0.36"
 MAX_SPEND = "0.72"
 _FUNDS = Amount(1_000_000_000)
 _STOP_S = 60
+_COME_UP_S = 60
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 REAL = """\
@@ -220,8 +221,9 @@ def started() -> Iterator[Demo]:
         progress("Deploying the contracts and funding the wallets …")
         anyio.run(_deploy, chain["url"], owner, renter, [consumer, provider])
         (provider / "provider.toml").write_text(
-            # Only this machine reaches the agent, so the demo works without a sandbox, too.
-            f'title = "CPU demo"\nrate_per_hour = "{RATE}"\naccept_strangers_without_a_sandbox = true\n'
+            # Works without a sandbox, too, but for nobody else on this machine.
+            f'title = "CPU demo"\nrate_per_hour = "{RATE}"\n'
+            f'trusted_wallets = ["{checksummed(renter.address)}"]\n'
         )
         progress("Starting the provider's agent …")
         agent = _child(
@@ -278,7 +280,20 @@ def _child(stack: ExitStack, module: str, *arguments: str) -> dict[str, Any]:
     )
     stack.callback(_stop, process, signal.SIGTERM)
     assert process.stdout is not None
-    line = process.stdout.readline()
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(_COME_UP_S, give_up)
+    timer.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise KernelStartFailed(reason=f"{module} did not come up within {_COME_UP_S} s")
     try:
         ready: dict[str, Any] = json.loads(line)
     except ValueError as error:

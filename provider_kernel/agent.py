@@ -24,6 +24,7 @@ from jupyter_depin.errors import (
     LeaseRefused,
     NoFreeSlot,
     OfferExpired,
+    PromiseLapsed,
     RemoteProtocolError,
     StrangersRefused,
     TransportError,
@@ -36,6 +37,7 @@ from jupyter_depin.protocol.frames import VERSION
 from jupyter_depin.protocol.identity import NodeId, Ticket
 from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms, open_digest
 from jupyter_depin.protocol.messages import (
+    Answer,
     AskLease,
     AskOffers,
     Attached,
@@ -61,6 +63,10 @@ PROMISE_S = 60
 """How long a slot is kept for somebody who was promised it."""
 _LONGEST_ORDER_S = 900
 """An opening that failed is kept in mind until its order no longer holds, so nobody may order for years ahead."""
+HANDSHAKE_S = 15
+"""How long a visitor may take for its stream, for each request, and to take an answer."""
+MOST_VISITORS = 64
+"""Connections without a lease at a time; the oldest goes first. They are free, so they must not pile up."""
 _WIND_DOWN_S = 20
 _GOODBYE_S = 2
 _RETRY_S = (1, 5, 15, 60, 300)
@@ -80,6 +86,20 @@ class _Promise:
         return not self.opening and self.lease.accept_by < now
 
 
+@dataclass(slots=True, eq=False)
+class _Visitor:
+    """A connection that is not attached to a lease: the slot it was promised, and the scope that shows it out."""
+
+    peer: NodeId
+    scope: anyio.CancelScope
+    promise: _Promise | None = None
+
+    def patience(self, now: int) -> int:
+        """How long its next request may take, in seconds: one with a promise may have to bring money first."""
+        left = self.promise.lease.accept_by - now if self.promise else 0
+        return HANDSHAKE_S + max(0, left)
+
+
 class Agent:
     """One provider on one node. `run()` serves until `stop()`; then every lease is ended and settled."""
 
@@ -96,10 +116,11 @@ class Agent:
     ) -> None:
         self._config, self._endpoint, self._ledger = config, endpoint, ledger
         self._wallet, self._journal, self._sandbox = wallet, journal, sandbox
-        self._trusted = trusted
+        self._trusted, self._payers = trusted, config.welcome_payers
         self._offers = OfferBook(config, endpoint.node, ledger.asset, wallet, sandbox)
         self._slots: list[Tenancy | _Promise | None] = [None] * config.slots
         self._promises: dict[bytes, _Promise] = {}
+        self._visitors: list[_Visitor] = []
         self._tenancies: dict[bytes, Tenancy] = {}
         self._uncollected = anyio.Event()
         self._stopping = anyio.Event()
@@ -137,22 +158,13 @@ class Agent:
     # -- one connection
 
     async def _serve(self, connection: Connection, tasks: TaskGroup) -> None:
+        visitor = _Visitor(connection.peer, anyio.CancelScope())
         try:
-            control = await connection.accept_stream()
-            async for request in questions(control):
-                if isinstance(request, AttachTunnel):
-                    tenancy = await self._attach(request, connection, control)
-                    if tenancy is not None:
-                        await tenancy.driver.carry(connection, control, fresh=request.fresh)
-                        break
-                    continue
-                try:
-                    await answer(control, await self._answer(request, connection.peer, tasks))
-                except (TransportError, RemoteProtocolError):
-                    raise
-                except DepinError as error:
-                    log.info("refused %s: %s", type(request).__name__, error)
-                    await answer(control, refusal(error))
+            with visitor.scope:
+                self._admit(visitor)
+                await self._converse(visitor, connection, tasks)
+        except TimeoutError:
+            log.debug("a visitor took too long")
         except TransportError as error:
             log.debug("a consumer left: %s", error)
         except DepinError as error:
@@ -162,11 +174,61 @@ class Agent:
             # Other people's kernels run here: whatever one connection brings up, it ends that connection alone.
             log.exception("a connection failed")
         finally:
+            self._leave(visitor)
             with anyio.CancelScope(shield=True):
                 await connection.close("over")
 
+    async def _converse(self, visitor: _Visitor, connection: Connection, tasks: TaskGroup) -> None:
+        with anyio.fail_after(HANDSHAKE_S):
+            control = await connection.accept_stream()
+        requests = questions(control)
+        while True:
+            with anyio.fail_after(visitor.patience(unix_now())):
+                request = await anext(requests, None)
+            if request is None:
+                return
+            if isinstance(request, AttachTunnel):
+                with anyio.fail_after(HANDSHAKE_S):
+                    tenancy = await self._attach(request, connection, control)
+                if tenancy is not None:
+                    self._leave(visitor)
+                    await tenancy.driver.carry(connection, control, fresh=request.fresh)
+                    return
+                continue
+            reply: Answer
+            try:
+                reply = await self._answer(request, visitor, tasks)
+            except (TransportError, RemoteProtocolError):
+                raise
+            except DepinError as error:
+                log.info("refused %s: %s", type(request).__name__, error)
+                reply = refusal(error)
+            with anyio.fail_after(HANDSHAKE_S):
+                await answer(control, reply)
+
+    def _admit(self, visitor: _Visitor) -> None:
+        """Let a visitor in; where there are too many, the oldest goes, but for those whose deposit is being locked."""
+        idle = [v for v in self._visitors if v.promise is None or not v.promise.opening]
+        if len(self._visitors) >= MOST_VISITORS and idle:
+            idle[0].scope.cancel()
+            self._leave(idle[0])
+        self._visitors.append(visitor)
+
+    def _leave(self, visitor: _Visitor) -> None:
+        """It is no visitor any more: it has gone, or has a lease. May be called twice."""
+        if visitor in self._visitors:
+            self._visitors.remove(visitor)
+        self._withdraw(visitor)
+
+    def _withdraw(self, visitor: _Visitor) -> None:
+        """Take back what it was promised, unless somebody is just having that opened."""
+        promise, visitor.promise = visitor.promise, None
+        if promise is not None and not promise.opening and self._slots[promise.slot] is promise:
+            self._slots[promise.slot] = None
+            self._promises = {d: p for d, p in self._promises.items() if p is not promise}
+
     async def _answer(
-        self, request: Request, peer: NodeId, tasks: TaskGroup
+        self, request: Request, visitor: _Visitor, tasks: TaskGroup
     ) -> OffersGiven | LeaseGiven | LeaseOpened:
         match request:
             case AskOffers():
@@ -174,22 +236,27 @@ class Agent:
                     raise LeaseRefused(reason=f"it speaks version {VERSION}, you speak {request.version}")
                 return OffersGiven(self._offers.current(unix_now()))
             case AskLease():
-                return self._promise(request, peer)
+                return self._promise(request, visitor)
             case OpenLease():
-                return await self._open(request, peer, tasks)
+                return await self._open(request, visitor, tasks)
             case AttachTunnel():
                 raise RemoteProtocolError(detail="attach twice")
 
-    def _promise(self, request: AskLease, peer: NodeId) -> LeaseGiven:
-        if self._stopping.is_set():
-            raise LeaseRefused(reason="it is about to stop")
-        welcome = (
+    def _anybody(self, peer: NodeId) -> bool:
+        """Whether a node is welcome, whoever pays for it."""
+        return (
             peer in self._trusted
             or self._sandbox.name != "none"
             or self._config.accept_strangers_without_a_sandbox
         )
-        if not welcome:
+
+    def _promise(self, request: AskLease, visitor: _Visitor) -> LeaseGiven:
+        if self._stopping.is_set():
+            raise LeaseRefused(reason="it is about to stop")
+        # Who pays is known only when the lease is opened.
+        if not self._anybody(visitor.peer) and not self._payers:
             raise StrangersRefused
+        self._withdraw(visitor)
         offer = self._offers.known(request.offer)
         now = unix_now()
         if offer is None or offer.expires <= now:
@@ -207,7 +274,7 @@ class Agent:
         digest = lease.digest(self._ledger.asset.domain)
         promise = _Promise(lease, offer, slot)
         self._slots[slot] = promise
-        self._promises[digest] = promise
+        self._promises[digest] = visitor.promise = promise
         return LeaseGiven(lease, self._wallet.sign(digest))
 
     def _free_slot(self, offer: Offer, now: int) -> int:
@@ -222,14 +289,14 @@ class Agent:
         self._promises = {d: p for d, p in self._promises.items() if not p.lapsed(now)}
         return slot
 
-    async def _open(self, request: OpenLease, peer: NodeId, tasks: TaskGroup) -> LeaseOpened:
-        terms, opening = request.terms, request.opening
+    async def _open(self, request: OpenLease, visitor: _Visitor, tasks: TaskGroup) -> LeaseOpened:
+        terms, opening, peer = request.terms, request.opening, visitor.peer
         domain = self._ledger.asset.domain
         if self._stopping.is_set():
             raise LeaseRefused(reason="it is about to stop")
         promise = self._promises.get(terms.lease_hash)
         if promise is None or promise.lapsed(unix_now()):
-            raise OfferExpired(ago="a moment")
+            raise PromiseLapsed
         agreed = Terms(
             payer=terms.payer,
             signer=promise.lease.consumer,
@@ -245,13 +312,21 @@ class Agent:
             raise LeaseRefused(reason="the terms are not those that were promised")
         needed = owed(terms.rate, promise.offer.arrears_s * NS_PER_SECOND)
         if opening.deposit < needed:
-            raise LeaseRefused(reason=f"a deposit of {opening.deposit} does not cover {needed}")
+            asset = self._ledger.asset
+            least = f"{format_amount(needed, asset.decimals)} {asset.symbol}"
+            raise LeaseRefused(
+                reason=f"a deposit of {format_amount(opening.deposit, asset.decimals)} {asset.symbol} does not cover"
+                f" the {least} that may be owed before the kernel is paused"
+            )
         channel_id = terms.channel_id(domain)
         if (
             recover(open_digest(domain, channel_id, opening.deposit, opening.open_by), opening.signature)
             != terms.payer
         ):
             raise LeaseRefused(reason="the payer did not sign this opening")
+        if not self._anybody(peer) and terms.payer not in self._payers:
+            self._withdraw(visitor)
+            raise StrangersRefused
         if opening.open_by > unix_now() + _LONGEST_ORDER_S:
             raise LeaseRefused(reason=f"the order to open holds for more than {_LONGEST_ORDER_S} s")
         if promise.opening:

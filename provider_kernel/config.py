@@ -7,6 +7,7 @@
     relays = ["https://relay.example.org"]
     address_book = "network.json"
     sandbox = "auto"                                  # or "bubblewrap", "none"
+    trusted_wallets = ["0x…"]                         # payers that are welcome without a sandbox
     accept_strangers_without_a_sandbox = false
     kernels = "/run/depin"                            # for the kernels' folders; by default in the agent's
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
+from jupyter_depin.protocol.identity import Address, parse_address
 from provider_kernel.sandbox import Limits
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
@@ -48,6 +50,7 @@ class ProviderConfig:
     sandbox: SandboxName = "auto"
     accept_strangers_without_a_sandbox: bool = False
     trusted_nodes: tuple[str, ...] = ()
+    trusted_wallets: tuple[str, ...] = ()
     memory_mb: int = 4096
     processes: int = 512
     kernels: str = ""
@@ -64,6 +67,17 @@ class ProviderConfig:
                 raise ConfigError(
                     detail=f"{name} is {getattr(self, name)!r}, which is no amount such as 0.34"
                 )
+
+        for text in self.trusted_wallets:
+            try:
+                parse_address(text)
+            except ConfigError as error:
+                raise ConfigError(detail=f"in trusted_wallets, {error.facts['detail']}") from error
+
+    @property
+    def welcome_payers(self) -> frozenset[Address]:
+        """Who may pay for a kernel that no sandbox confines."""
+        return frozenset(map(parse_address, self.trusted_wallets))
 
     @property
     def limits(self) -> Limits:

@@ -6,11 +6,14 @@ import json
 import os
 import socket
 import subprocess
+from contextlib import ExitStack
 
 import nbformat
 import pytest
 
+from jupyter_depin import demo
 from jupyter_depin.cli import main
+from jupyter_depin.errors import KernelStartFailed
 from tests.e2e.market import running, sentence
 
 pytestmark = pytest.mark.timeout(300)
@@ -103,6 +106,17 @@ def test_an_output_that_cannot_be_written(refused, notebook, tmp_path):
     assert refused("--run", notebook("1"), "--output", target) == (
         f"The notebook {target} cannot be used: it cannot be written there. Name another file."
     )
+
+
+def test_a_part_that_does_not_come_up(tmp_path, monkeypatch):
+    (tmp_path / "stuck_part.py").write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(demo, "_COME_UP_S", 1)
+    with (
+        ExitStack() as stack,
+        pytest.raises(KernelStartFailed, match="stuck_part did not come up within 1 s"),
+    ):
+        demo._child(stack, "stuck_part", str(tmp_path))
 
 
 def test_a_dying_kernel(run_demo, notebook):

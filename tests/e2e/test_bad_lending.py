@@ -210,6 +210,14 @@ def test_a_trusted_node_that_is_none(shared, tmp_path):
     )
 
 
+def test_a_trusted_wallet_that_is_none(shared, tmp_path):
+    home = shared.provider(tmp_path, 'trusted_wallets = ["0xabc"]\n')
+    assert failed(shared, home) == (
+        f"The file {home}/provider.toml cannot be used: in trusted_wallets, '0xabc' is not an address. Correct it, or "
+        "move it away."
+    )
+
+
 def test_a_folder_that_cannot_be_made(shared, tmp_path):
     home = shared.provider(tmp_path) / "provider.toml" / "home"
     assert failed(shared, home) == (

@@ -24,7 +24,9 @@ from jupyter_depin.errors import (
     LeaseRefused,
     NoFreeSlot,
     OfferExpired,
+    OtherNetwork,
     PeerUnreachable,
+    PromiseLapsed,
     RateAboveCap,
     StrangersRefused,
     TransactionFailed,
@@ -32,13 +34,12 @@ from jupyter_depin.errors import (
     UnknownLease,
     UnknownProvider,
     WrongAddress,
-    WrongChain,
 )
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.frames import Lane, encode_message
-from jupyter_depin.protocol.identity import Address, Ticket
+from jupyter_depin.protocol.identity import Address, Ticket, checksummed
 from jupyter_depin.protocol.market import Opening, Terms, open_digest
 from jupyter_depin.protocol.messages import (
     AskLease,
@@ -129,7 +130,7 @@ async def test_an_expired_offer_is_refused(world):
 async def test_an_offer_on_another_chain_is_refused(world):
     async with world() as w:
         await changed_offers(w, await w.start_agent(), asset=replace(w.ledger.asset, chain_id=1))
-        assert "chain 1" in await w.refused(WrongChain)
+        assert "chain 1" in await w.refused(OtherNetwork)
 
 
 async def test_a_rate_above_the_limit_is_refused(world):
@@ -364,7 +365,7 @@ async def test_terms_that_were_not_promised_are_refused(world, change):
 async def test_a_lease_that_was_never_promised_is_refused(world):
     async with world() as w:
         renter = await (await liar(w)).promised()
-        with pytest.raises(OfferExpired):
+        with pytest.raises(PromiseLapsed):
             await renter.open(renter.terms(lease_hash=bytes(32)))
 
 
@@ -397,7 +398,7 @@ async def test_a_deposit_that_is_not_there_is_refused_and_may_be_brought(world):
 async def test_a_deposit_below_the_arrears_is_refused(world):
     async with world() as w:
         renter = await (await liar(w)).promised()
-        with pytest.raises(LeaseRefused, match="does not cover"):
+        with pytest.raises(LeaseRefused, match=r"0\.014999 DEMO does not cover the 0\.015 DEMO"):
             await renter.open(deposit=14_999)
 
 
@@ -443,7 +444,7 @@ async def test_a_promise_lapses_and_its_slot_is_free_again(world):
         renter = await (await liar(w)).promised()
         await Liar(w).connect()
         await w.clock.wait(62)
-        with pytest.raises(OfferExpired):
+        with pytest.raises(PromiseLapsed):
             await renter.open()
         await still_serves(w)
 
@@ -552,6 +553,112 @@ async def test_another_node_may_not_attach_even_with_the_right_signature(world):
             await thief.attach(key=Wallet.generate())
         w.endpoint = home
         assert await renter.attach() == Attached()
+
+
+# -- renters that only occupy
+
+
+async def test_a_slot_is_kept_no_longer_than_its_connection(world):
+    async with world() as w:
+        first = await (await liar(w)).promised()
+        second = await Liar(w).connect()
+        with pytest.raises(NoFreeSlot):
+            await second.promised()
+        await first.connection.close()
+        await w.clock.turns()
+        assert await second.promised()
+
+
+async def test_one_connection_keeps_one_slot(world):
+    async with world() as w:
+        greedy = await liar(w)
+        for signed in (await greedy.ask(AskOffers(1), OffersGiven)).offers:
+            request = AskLease(signed.offer.digest(), greedy.key.address, 3600, secrets.token_bytes(32))
+            await greedy.ask(request, LeaseGiven)
+        # What it was promised first has lapsed: an honest renter takes it.
+        assert await w.open()
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["no stream", "half a request"])
+async def test_a_visitor_that_says_nothing_is_sent_away(world, begins):
+    async with world() as w:
+        await w.start_agent()
+        connection = await w.endpoint.connect(w.agents[0].ticket.address)
+        if begins:
+            control = await connection.open_stream()
+            await control.write(encode_message(AskOffers(1))[:-1])
+        closed: list[str] = []
+
+        async def watch() -> None:
+            closed.append(await connection.closed())
+
+        w.tasks.start_soon(watch)
+        await w.clock.wait(14)
+        assert not closed
+        await w.clock.wait(2)
+        assert closed
+        await still_serves(w)
+
+
+async def test_one_that_was_promised_a_slot_may_take_its_time_to_bring_money(world):
+    async with world() as w:
+        renter = await (await liar(w)).promised()
+        await w.clock.wait(59)
+        assert await renter.open()
+
+
+async def test_a_crowd_of_visitors_costs_only_the_oldest_and_no_lease(world):
+    async with world() as w:
+        await w.start_agent()
+        rental = await w.rent()
+        kernel = await w.launch(rental)
+        crowd = []
+        for _ in range(65):
+            crowd.append(await Liar(w).connect())
+            await crowd[-1].ask(AskOffers(1), OffersGiven)
+        with pytest.raises(ConnectionLost):
+            await crowd[0].ask(AskOffers(1), OffersGiven)
+        for visitor in (crowd[1], crowd[-1]):
+            assert await visitor.ask(AskOffers(1), OffersGiven)
+        assert rental.status().state == "running"
+        assert not kernel.destroyed
+
+
+# -- payers that are welcome without a sandbox
+
+
+async def test_a_trusted_wallet_is_welcome_without_a_sandbox(world):
+    async with world() as w:
+        w.sandbox.name = "none"
+        wallets = (checksummed(w.wallet.address),)
+        await w.start_agent(config=replace(w.provider_config, trusted_wallets=wallets))
+        rental = await w.rent()
+        await rental.launch(w.local(), env={}, argv=("sh", "-c", "mine"), cwd="/")
+        # It pays; it does not choose the command.
+        assert w.sandbox.kernels[0].command.argv is None
+
+
+async def test_another_wallet_is_not_and_nothing_of_it_is_locked_or_kept(world):
+    async with world() as w:
+        w.sandbox.name = "none"
+        wallets = (checksummed(Wallet.generate().address),)
+        await w.start_agent(config=replace(w.provider_config, trusted_wallets=wallets))
+        for _ in range(3):
+            with pytest.raises(StrangersRefused):
+                await w.open()
+        assert w.provider_journal.open_leases("payee") == []
+        assert await w.ledger.balance(w.provider.address) == GIFT
+        assert not w.sandbox.kernels
+
+
+async def test_a_trusted_wallets_name_alone_opens_nothing(world):
+    async with world() as w:
+        w.sandbox.name = "none"
+        wallets = (checksummed(w.wallet.address),)
+        await w.start_agent(config=replace(w.provider_config, trusted_wallets=wallets))
+        thief = await (await Liar(w).connect()).promised()
+        with pytest.raises(LeaseRefused, match="did not sign"):
+            await thief.open(signer=Wallet.generate())
 
 
 async def test_a_lease_that_nobody_knows_is_refused(world):
@@ -948,12 +1055,14 @@ async def test_offers_are_renewed_in_time_and_old_ones_still_hold(world):
         renter = await liar(w)
         first = (await renter.ask(AskOffers(1), OffersGiven)).offers[0].offer
         await w.clock.wait(400)
+        await renter.connect()
         second = (await renter.ask(AskOffers(1), OffersGiven)).offers[0].offer
         assert second.sequence > first.sequence
         assert second.expires > first.expires
         request = AskLease(first.digest(), renter.key.address, 60, bytes(32))
         assert (await renter.ask(request, LeaseGiven)).lease.offer == first.digest()
         await w.clock.wait(250)
+        await renter.connect()
         with pytest.raises(OfferExpired):
             await renter.ask(request, LeaseGiven)
 
