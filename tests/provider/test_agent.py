@@ -886,7 +886,7 @@ async def test_a_kernel_that_cannot_be_talked_to_is_not_left_running(world, monk
             raise TransportError(detail="no more sockets")
 
         monkeypatch.setattr(tenancy_module, "KernelSide", unreachable)
-        with pytest.raises(TransportError):
+        with pytest.raises(DepinError, match="no more sockets"):
             await w.launch(rental)
         assert w.sandbox.kernels[0].destroyed
         assert not w.sandbox.kernels[0].folder.exists()
