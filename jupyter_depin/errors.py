@@ -10,7 +10,15 @@ Rejected: messages written at each `raise` (the same failure would then read dif
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from typing import ClassVar
+
+_MOST_FACTS = 8
+_LONGEST_FACT = 200
+
+
+def _printed(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_FACT])
 
 
 class DepinError(Exception):
@@ -32,19 +40,23 @@ class DepinError(Exception):
         sentence = (
             inspect.cleandoc(type(self).__doc__ or type(self).__name__).split("\n\n")[0].replace("\n", " ")
         )
-        try:
-            text = sentence.format(**self.facts)
-        except (KeyError, IndexError):
-            text = f"{sentence} {self.facts}"
-        super().__init__(text)
+        # The other side may have left a fact out.
+        super().__init__(sentence.format_map(defaultdict(lambda: "?", self.facts)))
 
     @staticmethod
     def from_wire(code: str, facts: dict[str, str]) -> DepinError:
-        """Rebuild an error that the other side sent. Called by drivers; unknown codes become `LeaseRefused`."""
+        """Rebuild an error that the other side sent. Called by drivers; unknown codes become `LeaseRefused`.
+
+        Another party may speak of the lease, the money and the kernel, not of this machine's files, keys or links: a
+        sentence about those would be believed. Its facts are bounded and go to terminals and pages, so that they hold
+        nothing that is not printed.
+        """
+        known = {_printed(name): _printed(value) for name, value in list(facts.items())[:_MOST_FACTS]}
         kind = DepinError._by_code.get(code)
-        if kind is None or issubclass(kind, ProtocolError):
-            return LeaseRefused(reason=f"{code} {facts}")
-        return kind(**facts)
+        if kind is None or not issubclass(kind, (LeaseError, SandboxError, PaymentError)):
+            said = ", ".join(f"{name}: {value}" for name, value in known.items())
+            return LeaseRefused(reason=_printed(f"{_printed(code)} ({said})" if said else code))
+        return kind(**known)
 
 
 # -- protocol: whose fault a wrong step was
@@ -104,6 +116,14 @@ class OfferExpired(LeaseError):
     """This offer ended {ago} ago. Try again; if that does not help, the clock of one of the two machines is wrong."""
 
 
+class PromiseLapsed(LeaseError):
+    """The provider's promise of a place has lapsed before it was used. Try again."""
+
+
+class OtherNetwork(LeaseError):
+    """The provider is paid on {found}, you are set up for {expected}. Choose another provider, or set up its network."""
+
+
 class RateAboveCap(LeaseError):
     """This offer costs {rate} per hour, above your limit of {cap}. Raise the limit or choose a cheaper offer."""
 
@@ -127,7 +147,7 @@ class LeaseEnded(LeaseError):
 
 
 class UnknownLease(LeaseError):
-    """The provider no longer knows this rental, probably because its machine restarted. What was paid stays settled."""
+    """The provider no longer knows this rental, probably because its machine restarted. You pay only for what you already signed."""
 
 
 class RentalNotFound(LeaseError):
@@ -155,14 +175,6 @@ class LimitTooLow(PaymentError):
 
 class VoucherRefused(PaymentError):
     """A payment was refused: {reason}. The kernel is paused until a valid one arrives."""
-
-
-class SpendingCapReached(PaymentError):
-    """Your limit of {cap} {symbol} for this rental is used up. Start a new kernel with a higher limit to go on."""
-
-
-class ClaimTooHigh(PaymentError):
-    """The provider claims {claimed} s of service where {seconds} s have passed. Only the true time is paid."""
 
 
 class ChainUnreachable(PaymentError):

@@ -1,4 +1,4 @@
-"""Keys: where they live, what they sign, how signatures are checked. The one door to coincurve.
+"""Keys: where they live, what they sign, how signatures are checked. The one door to coincurve, but for the chain's own check.
 
 A key file is one line of 64 hex digits, readable by its owner only. It appears whole or not at all, and is never
 written again: two programs that start at once get the same key, for a second wallet in the same file would be a lost

@@ -1,7 +1,8 @@
 """Who signed a digest, and signatures in the form that the vault reads. Shared by both ledgers.
 
 The rules are those of the contracts: 65 bytes r ‖ s ‖ v or 64 compact ones (EIP-2098), and only the lower of the two
-possible s, so that nobody can turn one signature into a second one.
+possible s, so that nobody can turn one signature into a second one. `keys.recover` has the same rule for what comes from
+the wire, and raises; `chain` and `keys` may not import each other, so that one test holds both to the same vectors.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from jupyter_depin.errors import (
     DepinError,
     LeaseRefused,
     OfferExpired,
+    OtherNetwork,
     RateAboveCap,
     WrongAddress,
-    WrongChain,
 )
 from jupyter_depin.keys import recover
 from jupyter_depin.protocol.identity import NodeId, Ticket, checksummed
@@ -29,7 +29,7 @@ MAX_GRACE_S = 86_400
 def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, now: int) -> Offer:
     """An offer that may be taken. `node`: the one that answered; `now`: Unix seconds.
 
-    Raises `WrongAddress` (also for another's signature), `WrongChain`, `OfferExpired`, `LeaseRefused` (a fee, or
+    Raises `WrongAddress` (also for another's signature), `OtherNetwork`, `OfferExpired`, `LeaseRefused` (a fee, or
     conditions beyond the limits above), and `RemoteProtocolError` for what is no signature at all.
     """
     offer = signed.offer
@@ -38,9 +38,7 @@ def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, 
     if offer.node != node:
         raise WrongAddress(found=node.hex(), expected=offer.node.hex())
     if offer.asset != asset:
-        raise WrongChain(
-            url="the provider", found=offer.asset.chain_id, expected=f"{asset.chain_id} ({asset.symbol})"
-        )
+        raise OtherNetwork(found=_named(offer.asset, asset), expected=_named(asset, offer.asset))
     if offer.open_fee:
         raise LeaseRefused(reason="it asks for an opening fee, which this version does not pay")
     for what, asked, limit in (
@@ -53,6 +51,14 @@ def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, 
     if offer.expires <= now:
         raise OfferExpired(ago=f"{now - offer.expires} s")
     return offer
+
+
+def _named(asset: Asset, other: Asset) -> str:
+    """What an asset is called where it must be told from another: by the vault too, if the rest is the same."""
+    name = f"chain {asset.chain_id} in {asset.symbol}"
+    if (asset.chain_id, asset.symbol) == (other.chain_id, other.symbol):
+        name += f" (vault {checksummed(asset.vault)}, token {checksummed(asset.token)})"
+    return name
 
 
 def ranked(

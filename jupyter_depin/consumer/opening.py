@@ -30,7 +30,6 @@ from jupyter_depin.errors import (
     TransportError,
     UnknownProvider,
     WrongAddress,
-    WrongChain,
 )
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet, recover
@@ -109,7 +108,7 @@ async def open_lease(
                 Ticket.parse(text), config, endpoint=endpoint, ledger=ledger, wallet=wallet, journal=journal,
                 kernel_id=kernel_id,
             )  # fmt: skip
-        except (TransportError, LeaseError, RemoteProtocolError, WrongChain) as error:
+        except (TransportError, LeaseError, RemoteProtocolError) as error:
             log.info("%s", error)
             failure = error
     assert failure is not None

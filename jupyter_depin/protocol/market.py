@@ -7,6 +7,7 @@ its hash, so that the consumer's one `Open` signature covers both.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 import msgspec
@@ -29,6 +30,7 @@ class Asset:
 
     def __post_init__(self) -> None:
         _fits("an asset", (self.chain_id, 256), (self.decimals, 8))
+        _readable("an asset", self.symbol)
         _names("an asset", self.vault, 20, self.token, 20)
 
     @property
@@ -49,6 +51,19 @@ def _names(what: str, *names: object) -> None:
     for name, length in zip(names[::2], names[1::2], strict=True):
         if not isinstance(name, bytes) or len(name) != length:
             raise ConfigError(detail=f"{what} with a name that is not {length} bytes long")
+
+
+_LONGEST_TEXT = 200
+_MOST_FACTS = 32
+
+
+def _readable(what: str, *texts: str) -> None:
+    """Check texts that people read on terminals and pages: nothing that moves the cursor or turns the line around."""
+    for text in texts:
+        if len(text) > _LONGEST_TEXT:
+            raise ConfigError(detail=f"{what} with a text of {len(text)} characters, above {_LONGEST_TEXT}")
+        if any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in text):
+            raise ConfigError(detail=f"{what} with control characters in the text {text!a}")
 
 
 _OFFER_TYPE = keccak256(
@@ -95,6 +110,9 @@ class Offer:
             (self.expires, 40),
         )
         _names("an offer", self.provider, 20, self.node, 32, self.slot, 32)
+        if len(self.facts) > _MOST_FACTS:
+            raise ConfigError(detail=f"an offer with {len(self.facts)} facts, above {_MOST_FACTS}")
+        _readable("an offer", self.title, *(text for fact in self.facts for text in fact))
 
     def digest(self) -> bytes:
         """What the provider's wallet signs."""

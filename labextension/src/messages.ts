@@ -190,7 +190,6 @@ export function reason(trans: TranslationBundle, why: ICoded | null, fallback = 
     case 'KernelStartFailed':
       return trans.__('The kernel did not start on the provider’s machine. Choose another provider or try again.');
     case 'cap_reached':
-    case 'SpendingCapReached':
       return trans.__('The limit for this rental is used up. Start a new kernel with a higher limit to go on.');
     case 'EmptyWallet':
       return trans.__(

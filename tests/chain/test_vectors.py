@@ -13,16 +13,18 @@ import pytest
 from eth_account import Account
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
+from jupyter_depin import keys
 from jupyter_depin.chain.artifacts import artifact
 from jupyter_depin.chain.deploy import deploy, fund
 from jupyter_depin.chain.recovery import recover
 from jupyter_depin.chain.rpc import Rpc
+from jupyter_depin.errors import RemoteProtocolError
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.eip712 import Domain, keccak256, struct_hash
 from jupyter_depin.protocol.identity import parse_address
 from jupyter_depin.protocol.market import Terms, close_digest, open_digest
 from jupyter_depin.protocol.money import Amount, Rate, owed
-from jupyter_depin.protocol.voucher import Voucher
+from jupyter_depin.protocol.voucher import Voucher, split_signature
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 EIP712 = json.loads((VECTORS / "eip712.json").read_text())
@@ -78,6 +80,42 @@ def test_our_signatures_are_those_of_the_file_and_name_their_signer(row):
     digest = bytes.fromhex(row["digest"][2:])
     assert "0x" + wallet.sign(digest).hex() == row["signature"]
     assert recover(digest, wallet.sign(digest)) == parse_address(row["signer"])
+
+
+SIGNED = [row for row in ROWS if "signature" in row]
+_LOW = bytes.fromhex(SIGNED[0]["signature"][2:])
+_ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+_HIGH = (_ORDER - int.from_bytes(_LOW[32:64], "big")).to_bytes(32, "big")
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        *(bytes.fromhex(row["signature"][2:]) for row in SIGNED),
+        b"".join(split_signature(_LOW)),
+        b"",
+        bytes(64),
+        bytes(65),
+        _LOW[:63],
+        _LOW + b"\0",
+        _LOW[:64] + bytes([0]),
+        _LOW[:64] + bytes([29]),
+        _LOW[:64] + bytes([55 - _LOW[64]]),
+        _LOW[:32] + _HIGH + bytes([55 - _LOW[64]]),
+        _LOW[:32] + bytes(32) + b"\x1b",
+        bytes(32) + _LOW[32:],
+        _ORDER.to_bytes(32, "big") + _LOW[32:],
+        b"\xff" * 64 + b"\x1b",
+    ],
+    ids=lambda signature: signature.hex()[-20:],
+)
+def test_the_wire_and_the_ledger_take_the_same_signatures_for_the_same_signers(signature):
+    digest = bytes.fromhex(SIGNED[0]["digest"][2:])
+    try:
+        expected = keys.recover(digest, signature)
+    except RemoteProtocolError:
+        expected = None
+    assert recover(digest, signature) == expected
 
 
 async def test_a_deployed_vault_computes_the_same_digests(devchain):

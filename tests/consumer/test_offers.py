@@ -12,10 +12,10 @@ from jupyter_depin.errors import (
     DepinError,
     LeaseRefused,
     OfferExpired,
+    OtherNetwork,
     RateAboveCap,
     RemoteProtocolError,
     WrongAddress,
-    WrongChain,
 )
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import NodeAddress, Ticket, node_id
@@ -54,8 +54,8 @@ def test_an_honest_offer_counts():
         (signed(replace(OFFER, provider=OTHER.address)), WrongAddress),
         (SignedOffer(replace(OFFER, rate=Rate(1)), signed(OFFER).signature), WrongAddress),
         (signed(replace(OFFER, node=node_id(bytes(32)))), WrongAddress),
-        (signed(replace(OFFER, asset=replace(ASSET, chain_id=1))), WrongChain),
-        (signed(replace(OFFER, asset=replace(ASSET, token=OTHER.address))), WrongChain),
+        (signed(replace(OFFER, asset=replace(ASSET, chain_id=1))), OtherNetwork),
+        (signed(replace(OFFER, asset=replace(ASSET, token=OTHER.address))), OtherNetwork),
         (signed(replace(OFFER, open_fee=Amount(1))), LeaseRefused),
         (signed(replace(OFFER, expires=NOW)), OfferExpired),
         (SignedOffer(OFFER, b""), RemoteProtocolError),
@@ -65,6 +65,13 @@ def test_an_honest_offer_counts():
 def test_anything_else_does_not(offer, error):
     with pytest.raises(error):
         look(offer)
+
+
+def test_another_network_is_named_so_that_it_can_be_told_apart():
+    with pytest.raises(OtherNetwork, match="paid on chain 1 in EUR, you are set up for chain 0 in DEMO"):
+        look(signed(replace(OFFER, asset=replace(ASSET, chain_id=1, symbol="EUR"))))
+    with pytest.raises(OtherNetwork, match=r"vault 0x.*vault 0x"):
+        look(signed(replace(OFFER, asset=replace(ASSET, vault=OTHER.address))))
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,32 @@ def test_an_offer_that_makes_no_sense_is_refused(offer, change):
         dataclasses.replace(offer, **change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "A card\x1b[2J"},
+        {"title": "A\ncard"},
+        {"title": "A \u202edrac"},
+        {"title": "x" * 201},
+        {"facts": (("gpu\r", "one"),)},
+        {"facts": (("gpu", "o\x00ne"),)},
+        {"facts": (("gpu", "x" * 201),)},
+        {"facts": (("gpu", "one"),) * 33},
+    ],
+    ids=ascii,
+)
+def test_an_offer_holds_only_what_can_be_printed_on_a_line(offer, change):
+    with pytest.raises(ConfigError) as refused:
+        dataclasses.replace(offer, **change)
+    assert str(refused.value).isprintable()
+    assert dataclasses.replace(offer, title="Ein “großer” Rechner — 24 GB, 日本 🚀" + "x" * 100)
+
+
+def test_a_symbol_is_read_by_people_too(asset):
+    with pytest.raises(ConfigError):
+        dataclasses.replace(asset, symbol="\x1b]0;")
+
+
 def test_values_are_the_same_after_the_wire(offer, terms):
     for value, kind in ((offer, Offer), (terms, Terms)):
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=kind) == value

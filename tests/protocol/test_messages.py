@@ -190,6 +190,29 @@ def test_no_facts_of_a_liar_break_the_sentence(facts):
     assert "busy" in str(DepinError.from_wire("NoFreeSlot", facts))
 
 
+def test_a_fact_that_was_left_out_shows_no_braces():
+    assert str(DepinError.from_wire("NoFreeSlot", {})).startswith("The provider is busy: all ? of its places")
+
+
+def test_facts_are_bounded_and_printed_only():
+    facts = {"reason": "\x1b[2Jgone\n\u202eback" + "x" * 1000} | {f"more {i}": "y" for i in range(100)}
+    for code in ("LeaseRefused", "FromTheFuture"):
+        error = DepinError.from_wire(code, facts)
+        assert str(error).isprintable()
+        assert len(str(error)) < 300
+        assert len(error.facts) <= 8
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["DamagedKey", "JournalUnavailable", "NoNetwork", "PeerUnreachable", "RemoteProtocolError", "PortInUse"],
+)
+def test_a_peer_cannot_speak_of_this_machine(code):
+    error = DepinError.from_wire(code, {"path": "~/.ssh/id", "reason": "x"})
+    assert isinstance(error, LeaseRefused)
+    assert "not a valid key" not in str(error)
+
+
 def test_an_unknown_refusal_is_a_refusal():
     assert isinstance(DepinError.from_wire("FromTheFuture", {"why": "because"}), LeaseRefused)
 
