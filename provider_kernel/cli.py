@@ -159,7 +159,11 @@ async def _start(options: argparse.Namespace) -> None:
         tasks.start_soon(_stop_on_signal, agent)
         if loopback or options.with_parent:
             tasks.start_soon(_stop_on_end_of_input, agent)
-        _announce(agent, sandbox, address)
+        try:
+            _announce(agent, sandbox, address)
+        except BrokenPipeError:
+            # The parent is gone already.
+            agent.stop()
         if loopback:
             # The parent reads no more, and whatever the kernels print would fill its pipe.
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
