@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
 from jupyter_depin.protocol.identity import Address, parse_address
+from jupyter_depin.protocol.market import MAX_ARREARS_S, MAX_GRACE_S, MAX_TICK_S
 from provider_kernel.sandbox import Limits
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
@@ -62,6 +63,12 @@ class ProviderConfig:
             raise ConfigError(detail=f"slots is {self.slots}; it can be 1 to 1024")
         if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or self.max_seconds <= 0:
             raise ConfigError(detail="0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0")
+        limits = {"tick_s": MAX_TICK_S, "arrears_s": MAX_ARREARS_S, "grace_s": MAX_GRACE_S}
+        for name, limit in limits.items():
+            if getattr(self, name) > limit:
+                raise ConfigError(
+                    detail=f"{name} is {getattr(self, name)}; no renter takes more than {limit}"
+                )
         for name in ("rate_per_hour", "stake"):
             if not _AMOUNT.fullmatch(getattr(self, name)):
                 raise ConfigError(

@@ -14,16 +14,9 @@ from jupyter_depin.errors import (
 )
 from jupyter_depin.keys import recover
 from jupyter_depin.protocol.identity import NodeId, Ticket, checksummed
-from jupyter_depin.protocol.market import Asset, Offer
+from jupyter_depin.protocol.market import MAX_ARREARS_S, MAX_GRACE_S, MAX_TICK_S, Asset, Offer
 from jupyter_depin.protocol.messages import SignedOffer
 from jupyter_depin.protocol.money import Rate, format_amount
-
-MAX_TICK_S = 10
-"""The longest tick that is taken. The payer's meter believes a claim up to one tick beyond its own clock."""
-MAX_ARREARS_S = 120
-"""The longest arrears that are taken: what a provider may claim for a stretch in which it could not be reached."""
-MAX_GRACE_S = 86_400
-"""The longest grace that is taken: how long a lease that nobody uses may hold the deposit."""
 
 
 def checked(signed: SignedOffer, *, ticket: Ticket, node: NodeId, asset: Asset, now: int) -> Offer:

@@ -17,6 +17,13 @@ from jupyter_depin.protocol.eip712 import Domain, keccak256, struct_hash
 from jupyter_depin.protocol.identity import Address, NodeId
 from jupyter_depin.protocol.money import Amount, Rate, amount
 
+MAX_TICK_S = 10
+"""The longest tick that is taken. The payer's meter believes a claim up to one tick beyond its own clock."""
+MAX_ARREARS_S = 120
+"""The longest arrears that are taken: what a provider may claim for a stretch in which it could not be reached."""
+MAX_GRACE_S = 86_400
+"""The longest grace that is taken: how long a lease that nobody uses may hold the deposit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asset:
