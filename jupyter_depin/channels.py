@@ -21,7 +21,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import cast
 
 import zmq
@@ -30,6 +29,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
 from jupyter_depin.protocol.frames import MAX_FRAME, Lane, Part
+from jupyter_depin.protocol.local import LocalInfo
 
 log = logging.getLogger(__name__)
 
@@ -137,24 +137,6 @@ class _Socket:
             self._on_message(parts)
         self._scheduled = True
         self._loop.call_soon(self._read)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalInfo:
-    """Where Jupyter clients find the channels on this machine, as in a connection file. Ports in CHANNELS order."""
-
-    transport: str
-    ip: str
-    ports: Mapping[str, int]
-    key: bytes
-    signature_scheme: str = "hmac-sha256"
-    curve_publickey: bytes | None = None
-    curve_secretkey: bytes | None = None
-
-    def url(self, channel: str) -> str:
-        """The ZeroMQ endpoint of a channel: `shell`, `iopub`, `stdin`, `control` or `hb`."""
-        separator = "-" if self.transport == "ipc" else ":"
-        return f"{self.transport}://{self.ip}{separator}{self.ports[channel]}"
 
 
 _LANES = {"shell": Lane.SHELL, "stdin": Lane.STDIN, "control": Lane.CONTROL}

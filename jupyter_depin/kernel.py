@@ -22,12 +22,12 @@ from typing import Any
 import anyio
 import psutil
 
-from jupyter_depin.channels import LocalInfo
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.consumer.runtime import Runtime
 from jupyter_depin.errors import DamagedConfig, DepinError, KernelStartFailed
 from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.provisioner import local_info
 
 _PARENT_S = 1.0

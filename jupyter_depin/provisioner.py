@@ -26,12 +26,12 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import List, Unicode
 
-from jupyter_depin.channels import LocalInfo
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.consumer.runtime import Runtime
 from jupyter_depin.errors import DepinError
 from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.local import LocalInfo
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 

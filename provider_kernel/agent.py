@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from dataclasses import dataclass
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,7 +16,6 @@ from anyio.abc import TaskGroup
 from jupyter_depin.chain import Ledger
 from jupyter_depin.drivers.clock import unix_now, unix_ns
 from jupyter_depin.drivers.handshake import answer, outward, questions, refusal
-from jupyter_depin.drivers.settlement import collect
 from jupyter_depin.errors import (
     DepinError,
     EmptyWallet,
@@ -49,13 +47,14 @@ from jupyter_depin.protocol.messages import (
     Request,
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND, format_amount, owed
-from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
+from provider_kernel.collector import Collector
 from provider_kernel.config import ProviderConfig
 from provider_kernel.offers import OfferBook
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.tenancy import Tenancy
+from provider_kernel.visitors import HANDSHAKE_S, Promise, Visitor
 
 log = logging.getLogger(__name__)
 
@@ -63,41 +62,10 @@ PROMISE_S = 60
 """How long a slot is kept for somebody who was promised it."""
 _LONGEST_ORDER_S = 900
 """An opening that failed is kept in mind until its order no longer holds, so nobody may order for years ahead."""
-HANDSHAKE_S = 15
-"""How long a visitor may take for its stream, for each request, and to take an answer."""
 MOST_VISITORS = 64
 """Connections without a lease at a time; the oldest goes first. They are free, so they must not pile up."""
 _WIND_DOWN_S = 20
 _GOODBYE_S = 2
-_RETRY_S = (1, 5, 15, 60, 300)
-"""Waits between attempts to collect while the ledger does not answer."""
-
-
-@dataclass(slots=True)
-class _Promise:
-    """A slot kept for somebody; `opening`: the ledger is being asked, so it does not lapse meanwhile."""
-
-    lease: Lease
-    offer: Offer
-    slot: int
-    opening: bool = False
-
-    def lapsed(self, now: int) -> bool:
-        return not self.opening and self.lease.accept_by < now
-
-
-@dataclass(slots=True, eq=False)
-class _Visitor:
-    """A connection that is not attached to a lease: the slot it was promised, and the scope that shows it out."""
-
-    peer: NodeId
-    scope: anyio.CancelScope
-    promise: _Promise | None = None
-
-    def patience(self, now: int) -> int:
-        """How long its next request may take, in seconds: one with a promise may have to bring money first."""
-        left = self.promise.lease.accept_by - now if self.promise else 0
-        return HANDSHAKE_S + max(0, left)
 
 
 class Agent:
@@ -118,11 +86,11 @@ class Agent:
         self._wallet, self._journal, self._sandbox = wallet, journal, sandbox
         self._trusted, self._payers = trusted, config.welcome_payers
         self._offers = OfferBook(config, endpoint.node, ledger.asset, wallet, sandbox)
-        self._slots: list[Tenancy | _Promise | None] = [None] * config.slots
-        self._promises: dict[bytes, _Promise] = {}
-        self._visitors: list[_Visitor] = []
+        self._slots: list[Tenancy | Promise | None] = [None] * config.slots
+        self._promises: dict[bytes, Promise] = {}
+        self._visitors: list[Visitor] = []
         self._tenancies: dict[bytes, Tenancy] = {}
-        self._uncollected = anyio.Event()
+        self._collector = Collector(ledger, wallet, journal, self._tenancies)
         self._stopping = anyio.Event()
 
     @property
@@ -134,7 +102,7 @@ class Agent:
         """Serve until `stop`, then end and settle every lease. Called once by the command line."""
         self._recover()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._collector)
+            tasks.start_soon(self._collector.run)
             tasks.start_soon(self._accept, tasks)
             await self._stopping.wait()
             for tenancy in self._tenancies.values():
@@ -158,7 +126,7 @@ class Agent:
     # -- one connection
 
     async def _serve(self, connection: Connection, tasks: TaskGroup) -> None:
-        visitor = _Visitor(connection.peer, anyio.CancelScope())
+        visitor = Visitor(connection.peer, anyio.CancelScope())
         try:
             with visitor.scope:
                 self._admit(visitor)
@@ -178,7 +146,7 @@ class Agent:
             with anyio.CancelScope(shield=True):
                 await connection.close("over")
 
-    async def _converse(self, visitor: _Visitor, connection: Connection, tasks: TaskGroup) -> None:
+    async def _converse(self, visitor: Visitor, connection: Connection, tasks: TaskGroup) -> None:
         with anyio.fail_after(HANDSHAKE_S):
             control = await connection.accept_stream()
         requests = questions(control)
@@ -206,7 +174,7 @@ class Agent:
             with anyio.fail_after(HANDSHAKE_S):
                 await answer(control, reply)
 
-    def _admit(self, visitor: _Visitor) -> None:
+    def _admit(self, visitor: Visitor) -> None:
         """Let a visitor in; where there are too many, the oldest goes, but for those whose deposit is being locked."""
         idle = [v for v in self._visitors if v.promise is None or not v.promise.opening]
         if len(self._visitors) >= MOST_VISITORS and idle:
@@ -214,13 +182,13 @@ class Agent:
             self._leave(idle[0])
         self._visitors.append(visitor)
 
-    def _leave(self, visitor: _Visitor) -> None:
+    def _leave(self, visitor: Visitor) -> None:
         """It is no visitor any more: it has gone, or has a lease. May be called twice."""
         if visitor in self._visitors:
             self._visitors.remove(visitor)
         self._withdraw(visitor)
 
-    def _withdraw(self, visitor: _Visitor) -> None:
+    def _withdraw(self, visitor: Visitor) -> None:
         """Take back what it was promised, unless somebody is just having that opened."""
         promise, visitor.promise = visitor.promise, None
         if promise is not None and not promise.opening and self._slots[promise.slot] is promise:
@@ -228,7 +196,7 @@ class Agent:
             self._promises = {d: p for d, p in self._promises.items() if p is not promise}
 
     async def _answer(
-        self, request: Request, visitor: _Visitor, tasks: TaskGroup
+        self, request: Request, visitor: Visitor, tasks: TaskGroup
     ) -> OffersGiven | LeaseGiven | LeaseOpened:
         match request:
             case AskOffers():
@@ -250,7 +218,7 @@ class Agent:
             or self._config.accept_strangers_without_a_sandbox
         )
 
-    def _promise(self, request: AskLease, visitor: _Visitor) -> LeaseGiven:
+    def _promise(self, request: AskLease, visitor: Visitor) -> LeaseGiven:
         if self._stopping.is_set():
             raise LeaseRefused(reason="it is about to stop")
         # Who pays is known only when the lease is opened.
@@ -272,7 +240,7 @@ class Agent:
             salt=secrets.token_bytes(32),
         )
         digest = lease.digest(self._ledger.asset.domain)
-        promise = _Promise(lease, offer, slot)
+        promise = Promise(lease, offer, slot)
         self._slots[slot] = promise
         self._promises[digest] = visitor.promise = promise
         return LeaseGiven(lease, self._wallet.sign(digest))
@@ -280,7 +248,7 @@ class Agent:
     def _free_slot(self, offer: Offer, now: int) -> int:
         slot = self._offers.slot(offer)
         holder = self._slots[slot]
-        if isinstance(holder, _Promise) and holder.lapsed(now):
+        if isinstance(holder, Promise) and holder.lapsed(now):
             holder = None
         if isinstance(holder, Tenancy) and holder.slot_free.is_set():
             holder = None
@@ -289,7 +257,7 @@ class Agent:
         self._promises = {d: p for d, p in self._promises.items() if not p.lapsed(now)}
         return slot
 
-    async def _open(self, request: OpenLease, visitor: _Visitor, tasks: TaskGroup) -> LeaseOpened:
+    async def _open(self, request: OpenLease, visitor: Visitor, tasks: TaskGroup) -> LeaseOpened:
         terms, opening, peer = request.terms, request.opening, visitor.peer
         domain = self._ledger.asset.domain
         if self._stopping.is_set():
@@ -347,7 +315,7 @@ class Agent:
             limits=self._config.limits,
             folder=self._config.kernel_folder(channel_id),
             journal=self._journal,
-            collect=self._collect,
+            collect=self._collector.collect,
             trusted=peer in self._trusted,
         )
         self._slots[promise.slot] = tenancy
@@ -356,7 +324,7 @@ class Agent:
         return LeaseOpened(transaction)
 
     async def _lock(
-        self, channel_id: bytes, terms: Terms, promise: _Promise, opening: Opening, peer: NodeId
+        self, channel_id: bytes, terms: Terms, promise: Promise, opening: Opening, peer: NodeId
     ) -> str:
         """Have the deposit locked. Journalled first, for whatever becomes of the transaction must be found again."""
         free = await self._ledger.escrow(terms.payer)
@@ -379,7 +347,7 @@ class Agent:
             self._journal.end(channel_id, EndReason.START_FAILED.value, 0)
             self._promises.pop(terms.lease_hash, None)
             self._slots[promise.slot] = None
-            self._uncollected.set()
+            self._collector.wake()
             raise
 
     async def _attach(self, request: AttachTunnel, connection: Connection, control: Stream) -> Tenancy | None:
@@ -403,54 +371,12 @@ class Agent:
             await tenancy.run()
         except Exception:
             log.exception("lease=%s failed", tenancy.channel_id.hex())
-            self._uncollected.set()
+            self._collector.wake()
         # The consumer may be cut off just now: the outcome waits for it as long as the tunnel does.
         with anyio.move_on_after(tenancy.offer.grace_s):
             await tenancy.heard()
         tenancy.driver.close()
         self._tenancies.pop(tenancy.channel_id, None)
-
-    async def _collect(self, channel_id: bytes) -> Receipt:
-        try:
-            return await collect(channel_id, ledger=self._ledger, wallet=self._wallet, journal=self._journal)
-        except Exception:
-            self._uncollected.set()
-            raise
-
-    async def _collector(self) -> None:
-        """Collect what an earlier attempt, or an earlier life of this agent, left behind."""
-        attempt = 0
-        while True:
-            try:
-                for record in self._journal.unsettled("payee"):
-                    await self._collect_later(record.channel_id)
-                left = bool(self._journal.unsettled("payee"))
-            except DepinError as error:
-                log.warning("the journal does not say what is left to collect: %s", error)
-                left = True
-            if left:
-                with anyio.move_on_after(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]):
-                    await anyio.Event().wait()
-                attempt += 1
-            else:
-                attempt = 0
-                self._uncollected = anyio.Event()
-                await self._uncollected.wait()
-
-    async def _collect_later(self, channel_id: bytes) -> None:
-        tenancy = self._tenancies.get(channel_id)
-        if tenancy is not None and not tenancy.finished.is_set():
-            # Its last voucher may still come.
-            return
-        try:
-            receipt = await self._collect(channel_id)
-            if tenancy is not None:
-                tenancy.settled(receipt)
-        except DepinError as error:
-            log.warning("lease=%s is not collected yet: %s", channel_id.hex(), error)
-        except Exception:
-            # Other people's kernels run here: one lease's trouble ends neither them nor the attempts for the others.
-            log.exception("lease=%s is not collected yet", channel_id.hex())
 
     def _recover(self) -> None:
         """Leases that an earlier life of this agent served are over: their kernels died with it."""

@@ -20,9 +20,10 @@ from jupyter_client import AsyncKernelClient
 from jupyter_client.session import Session
 
 from jupyter_depin import channels as channels_module
-from jupyter_depin.channels import ClientSide, KernelSide, LocalInfo
+from jupyter_depin.channels import ClientSide, KernelSide
 from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
 from jupyter_depin.protocol.frames import Lane
+from jupyter_depin.protocol.local import LocalInfo
 from provider_kernel.sandbox import KernelCommand, Limits
 from provider_kernel.sandbox.process import ProcessSandbox
 

@@ -34,7 +34,11 @@ RECEIPT = Receipt(
 def test_amounts_are_in_units_and_the_chain_is_named():
     text = describe(RECEIPT)
     assert "60.0 s at 0.36 DEMO per hour" in text
-    for line in ("Paid                  0.006 DEMO", "Refunded              0.714 DEMO", "(the chain agrees)"):
+    for line in (
+        "Paid                  0.006 DEMO",
+        "Refunded              0.714 DEMO",
+        "(the chain agrees)",
+    ):
         assert line in text
     assert "Transaction (settle)  0x02" in text
 

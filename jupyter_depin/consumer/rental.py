@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from jupyter_depin.chain import Ledger
-from jupyter_depin.channels import ClientSide, LocalInfo
+from jupyter_depin.channels import ClientSide
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.ending import confirmed, why_pending
 from jupyter_depin.consumer.opening import OpenedLease
@@ -34,6 +34,7 @@ from jupyter_depin.errors import (
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason, Lifecycle, State
 from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.messages import (
     Attached,
     End,

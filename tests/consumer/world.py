@@ -20,7 +20,6 @@ import pytest
 from anyio.abc import TaskGroup
 
 from jupyter_depin.chain.memory import MemoryLedger
-from jupyter_depin.channels import LocalInfo
 from jupyter_depin.consumer.backend import Backend
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.opening import OpenedLease, open_lease
@@ -30,6 +29,7 @@ from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.identity import NodeId
+from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.money import Amount
 from jupyter_depin.transport.memory import MemoryEndpoint, MemoryNetwork
 from provider_kernel.agent import Agent

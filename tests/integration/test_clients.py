@@ -20,6 +20,8 @@ from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from jupyter_client.manager import start_new_kernel
 
 from jupyter_depin.consumer.runtime import Runtime
+from jupyter_depin.protocol.local import LocalInfo
+from jupyter_depin.provisioner import DepinProvisioner
 from tests.integration.talk import PATIENCE_S, launched
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no such signals and sockets there")
@@ -241,6 +243,34 @@ async def test_a_loopback_kernel_has_the_environment_and_folder_that_it_was_give
     async with start(env={**os.environ, "AWS_SECRET": "s3cret"}, cwd=str(tmp_path)) as talk:
         said = await talk.run("import os; print(os.environ['AWS_SECRET'], os.getcwd())")
         assert said.text == f"s3cret {tmp_path}\n"
+
+
+@posix
+async def test_a_providers_kernel_knows_only_what_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET", "s3cret")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    async with launched(tmp_path / "kernel-1.json") as (_, talk):
+        said = await talk.run("import os; print(os.environ.get('AWS_SECRET'), os.environ.get('TZ'))")
+        assert said.text == "None Asia/Tokyo\n"
+
+
+async def test_the_provisioner_sends_neither_environment_nor_folder_nor_command(tmp_path: Path) -> None:
+    sent: dict[str, Any] = {}
+
+    class Rental:
+        async def launch(self, local: LocalInfo, **order: Any) -> None:
+            sent.update(order)
+
+    manager = AsyncKernelManager(kernel_name="python3")
+    manager.write_connection_file()
+    provisioner = DepinProvisioner(home=str(tmp_path), kernel_id="1", parent=manager)
+    provisioner.connection_info = manager.get_connection_info()
+    environment = {"AWS_SECRET": "s3cret", "JPY_SESSION_NAME": "/home/ada/x.ipynb", "LANG": "C.UTF-8"}
+    await provisioner._launch(Rental(), ["python"], {"env": environment, "cwd": "/home/ada"})  # type: ignore[arg-type]
+    assert sent == {"env": {"LANG": "C.UTF-8"}, "argv": None, "cwd": None}
+    manager.cleanup_connection_file()
 
 
 # -- programs

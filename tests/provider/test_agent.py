@@ -975,7 +975,7 @@ async def test_the_collector_waits_for_a_last_voucher_that_may_still_come(world)
         w.cut()
         tenancy.end(EndReason.PROVIDER_STOPPED)
         await w.clock.turns()
-        w.agents[0]._uncollected.set()
+        w.agents[0]._collector.wake()
         await w.clock.wait(5)
         w.mend()
         await w.ended(rental, within=30)
@@ -1032,7 +1032,7 @@ async def test_a_journal_that_cannot_be_read_for_a_while_does_not_stop_the_agent
                 raise JournalUnavailable(path="x", reason="locked")
 
             patch.setattr(w.provider_journal, "unsettled", locked)
-            w.agents[0]._uncollected.set()
+            w.agents[0]._collector.wake()
             await w.clock.wait(10)
         await still_serves(w)
 
