@@ -33,6 +33,7 @@ from jupyter_depin.protocol.identity import NodeAddress, NodeId, node_id
 from jupyter_depin.transport import ALPN, Path
 from jupyter_depin.transport.iroh_calls import Pending, choose
 from jupyter_depin.transport.iroh_fork import renewed
+from jupyter_depin.transport.iroh_free import owned
 
 _HANDSHAKE_SECONDS = 10.0
 _CLOSE_SECONDS = 10.0
@@ -103,7 +104,7 @@ class IrohEndpoint:
     def __init__(
         self, endpoint: iroh.Endpoint, *, relays: tuple[str, ...], alpn: bytes, dial_seconds: float
     ) -> None:
-        self._endpoint: iroh.Endpoint | None = endpoint
+        self._endpoint: iroh.Endpoint | None = owned(endpoint)
         self._relays = relays
         self._alpn = alpn
         self._dial_seconds = dial_seconds
@@ -214,7 +215,7 @@ class IrohConnection:
     """A connection with one peer (port `Connection`). Made by an endpoint."""
 
     def __init__(self, connection: iroh.Connection) -> None:
-        self._connection: iroh.Connection | None = connection
+        self._connection: iroh.Connection | None = owned(connection)
         self._streams: weakref.WeakSet[IrohStream] = weakref.WeakSet()
         self._peer = node_id(connection.remote_id().to_bytes())
         self._reason: str | None = None
@@ -312,8 +313,8 @@ class IrohStream:
 
     def __init__(self, connection: IrohConnection, halves: iroh.BiStream) -> None:
         self._connection = connection
-        self._receiver: Any = halves.recv()
-        self._sender: Any = halves.send()
+        self._receiver: Any = owned(halves.recv())
+        self._sender: Any = owned(halves.send())
         self._reading: Pending | None = None
         self._surplus = b""
         self._over: str | None = None

@@ -29,6 +29,8 @@ from typing import Any, Protocol
 
 from iroh import iroh_ffi
 
+from jupyter_depin.transport.iroh_free import give_back
+
 Buffer = bytes | memoryview
 
 log = logging.getLogger(__name__)
@@ -200,11 +202,18 @@ class Call:
                 await slot.waiter
             self._slot = None
             if slot.code == library.ready:
-                result = library.step(self._complete, self._future)
+                future, self._future = self._future, 0
+                try:
+                    result = library.step(self._complete, future)
+                finally:
+                    self._free(future)
                 return None if self._lift is None else self._lift(result)
 
     def __del__(self) -> None:
-        self._free(self._future)
+        if self._future and self._slot is not None:
+            give_back(self._slot.loop, self._free, self._future)
+        elif self._future:
+            self._free(self._future)
 
 
 class FastCalls:
