@@ -21,7 +21,8 @@ T = TypeVar("T")
 def owned(thing: T) -> T:
     """An object of the binding, made safe to forget. Called on the loop, for every object that is kept."""
     holder: Any = thing
-    holder.__class__ = _patient(type(holder))
+    kind: Any = type(thing)
+    holder.__class__ = _patient(kind)
     holder._owner = asyncio.get_running_loop()
     return thing
 
