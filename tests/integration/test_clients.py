@@ -18,6 +18,7 @@ import pytest
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from jupyter_client.manager import start_new_kernel
+from traitlets.config import Config
 
 from jupyter_depin.consumer.runtime import Runtime
 from jupyter_depin.protocol.local import LocalInfo
@@ -160,16 +161,18 @@ async def test_a_restart_keeps_the_rental_and_forgets_the_variables(start: Any, 
 
 @pytest.mark.parametrize("end", ["quit()", "import os; os._exit(1)", "import os; os.kill(os.getpid(), 9)"])
 async def test_a_kernel_that_ends_by_itself_is_started_again_in_the_same_rental(start: Any, end: str) -> None:
-    manager = AsyncIOLoopKernelManager(kernel_name="python3")
-    restarted = asyncio.Event()
+    config = Config({"KernelRestarter": {"random_ports_until_alive": False, "time_to_dead": 0.5}})
+    manager = AsyncIOLoopKernelManager(kernel_name="python3", config=config)
+    restarting = asyncio.Event()
     async with start(manager) as talk:
-        manager.add_restart_callback(restarted.set, "restart")
+        manager.add_restart_callback(restarting.set, "restart")
         before = rentals_open()
         first = await talk.run("x = 1\n" + PID)
         talk.client.execute(end)
-        await until(restarted)
-        async with talk.another_client() as fresh:
-            second = await talk.run(PID, client=fresh)
+        await until(restarting)
+        # It waits for the kernel that is to come, as with a local one.
+        await talk.client.kernel_info(reply=True, timeout=PATIENCE_S)
+        second = await talk.run(PID)
         assert second.text not in ("", first.text)
         assert rentals_open() == before
         manager.stop_restarter()
