@@ -156,7 +156,7 @@ def test_a_wallet_that_cannot_pay_the_networks_fees(shared, tmp_path):
     (home / "wallet.key").unlink()
     shared.funded(home / "wallet.key", fees=False)
     said = shared.refused(home)
-    assert said.startswith("Your wallet holds 0 of the network's own coin (for its fees) where 0.0")
+    assert said.startswith("Your wallet holds 0 of the network's own coin where 0.0")
 
 
 def test_a_rate_above_the_limit(shared, tmp_path):
