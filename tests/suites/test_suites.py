@@ -12,8 +12,10 @@ pytestmark = [pytest.mark.suites, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The suites' sources and the plugins that they need."""
+    if "suites" not in request.config.option.markexpr:
+        pytest.skip("downloads and runs for minutes; ask for it with -m suites")
     folder = tmp_path_factory.mktemp("suites")
     return folder, prepare([SUITES["jupyter_client"], SUITES["nbclient"]], folder)
 
