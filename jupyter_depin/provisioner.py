@@ -19,21 +19,25 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import List, Unicode
 
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.consumer.runtime import Runtime
-from jupyter_depin.errors import DepinError
+from jupyter_depin.errors import DepinError, PortInUse
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.local import LocalInfo
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+_PORT_CHOICES = 5
+"""So often are local ports chosen before a launch is given up."""
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +143,7 @@ class DepinProvisioner(LocalProvisioner):
         try:
             if self._rental is None:
                 self._rental = await runtime.call(runtime.rent, self.settings(), self.kernel_id)
-            await runtime.call(self._launch, self._rental, cmd, kwargs)
+            await self._launch_on_free_ports(self._rental, cmd, kwargs)
             self._failed = False
         except DepinError as error:
             if first:
@@ -169,6 +173,28 @@ class DepinProvisioner(LocalProvisioner):
         """End the lease and don't wait: nobody is there to hear how it went but the journal."""
         if self._rental is not None:
             Runtime.get().submit(self._rental.settle, reason)
+
+    async def _launch_on_free_ports(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
+        """Start a kernel, on other ports if somebody took one since they were chosen: a rental takes its time."""
+        for _ in range(_PORT_CHOICES - 1):
+            try:
+                return await Runtime.get().call(self._launch, rental, cmd, kwargs)
+            except PortInUse:
+                if not self.ports_cached or self.parent is None:
+                    raise
+                self._choose_ports(kwargs.get("env") or {})
+        return await Runtime.get().call(self._launch, rental, cmd, kwargs)
+
+    def _choose_ports(self, environment: Mapping[str, str]) -> None:
+        manager: Any = self.parent
+        cache = LocalPortCache.instance()
+        for name in (f"{channel}_port" for channel in CHANNELS):
+            before = getattr(manager, name)
+            setattr(manager, name, cache.find_available_port(manager.ip))
+            cache.return_port(before)
+        manager.cleanup_connection_file()
+        manager.write_connection_file(jupyter_session=environment.get("JPY_SESSION_NAME", ""))
+        self.connection_info = manager.get_connection_info()
 
     async def _launch(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
         environment = dict(kwargs.get("env") or os.environ)

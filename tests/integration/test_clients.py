@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.connect import LocalPortCache
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from jupyter_client.manager import start_new_kernel
 from traitlets.config import Config
@@ -204,6 +206,23 @@ async def test_a_client_that_ignores_provisioners_chooses_the_ports(tmp_path: Pa
             process.send_signal(signal.SIGINT)
         assert cell.result().error == "KeyboardInterrupt"
         assert path.read_text() == before
+
+
+async def test_a_port_that_was_taken_meanwhile_is_replaced(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as rival:
+        taken = rival.getsockname()[1]
+        find = LocalPortCache.find_available_port
+        chosen = iter([taken])
+        monkeypatch.setattr(
+            LocalPortCache, "find_available_port", lambda self, ip: next(chosen, None) or find(self, ip)
+        )
+        async with start() as talk:
+            assert (await talk.run(RENTED)).text == "True\n"
+            assert taken not in talk.manager.ports
+            async with talk.another_client() as other:
+                assert (await talk.run("print(1)", client=other)).text == "1\n"
 
 
 @posix
