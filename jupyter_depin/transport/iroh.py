@@ -7,9 +7,8 @@ the addresses and relays that its caller names, and through nothing else.
 The library keeps a node's port until the last object of that node is gone: connections and streams as well as the
 endpoint. Closing an endpoint therefore takes all of them away from whoever still holds ours.
 
-What the binding does not let us choose: the idle time-out of QUIC (30 s) and its keep-alive, so whoever must notice a
-dead link sooner needs acknowledgements of its own; and a second socket for IPv6 on all interfaces, which it opens
-whatever `listen` says.
+What the binding does not let us choose: QUIC's idle time-out (30 s) and keep-alive, so whoever must notice a dead link
+sooner needs acknowledgements of its own; and a second socket for IPv6 on all interfaces, whatever `listen` says.
 
 Rejected: asyncssh (no way through NATs), aioquic (the same, and slow), libp2p (another event loop).
 """
