@@ -21,6 +21,7 @@ from jupyter_depin.errors import KernelStartFailed
 from provider_kernel.sandbox import KernelSockets, remove
 from provider_kernel.sandbox.cgroup import Cgroup
 from provider_kernel.sandbox.child import Child, ended, open_pidfd, ordinary_status
+from provider_kernel.sandbox.signals import signal_group
 from provider_kernel.sandbox.tail import Tail
 
 CREDENTIALS = struct.Struct("iii")
@@ -85,8 +86,7 @@ class ConfinedKernel:
     def interrupt(self, signum: int) -> None:
         """Send a signal to the kernel and the programs that its cells started."""
         if self._pid is not None and self._bubblewrap.status() is None:
-            with contextlib.suppress(OSError):
-                os.killpg(self._pid, signum)
+            signal_group(self._pid, signum)
 
     def pause(self) -> None:
         """Stop every process in the sandbox: by the freezer, or one by one until none is left running."""

@@ -26,6 +26,7 @@ from jupyter_depin.errors import KernelStartFailed
 from provider_kernel.sandbox import KernelCommand, KernelSockets, Limits, in_time, remove
 from provider_kernel.sandbox.child import Child
 from provider_kernel.sandbox.connection import accepts, write_connection_file
+from provider_kernel.sandbox.signals import signal_group
 from provider_kernel.sandbox.tail import Tail
 
 INHERITED = (
@@ -127,21 +128,21 @@ class ProcessKernel:
         return await self._child.wait()
 
     def interrupt(self, signum: int) -> None:
-        """Send a signal to the process group, as jupyter_client's LocalProvisioner does."""
+        """Send a signal to the kernel and the programs that its cells started."""
         if self._child.status() is None:
-            self._signal_group(signum)
+            signal_group(self._child.pid, signum)
 
     def pause(self) -> None:
         """SIGSTOP to every process that belongs to it."""
         if sys.platform != "win32":
-            self._signal_group(signal.SIGSTOP)
+            self._stop_or_continue_group(signal.SIGSTOP)
             self._signal_strays(signal.SIGSTOP)
 
     def unpause(self) -> None:
         """SIGCONT to every process that belongs to it; children first, so that none of them misses its parent."""
         if sys.platform != "win32":
             self._signal_strays(signal.SIGCONT)
-            self._signal_group(signal.SIGCONT)
+            self._stop_or_continue_group(signal.SIGCONT)
 
     def stderr_tail(self) -> str:
         """What it last wrote; empty for a kernel with an `argv` of its own, whose output is the agent's."""
@@ -166,12 +167,9 @@ class ProcessKernel:
         with anyio.CancelScope(shield=True):
             await remove(self._folder)
 
-    def _signal_group(self, signum: int) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            if sys.platform == "win32":
-                os.kill(self._child.pid, signum)
-            else:
-                os.killpg(self._child.pid, signum)
+    def _stop_or_continue_group(self, signum: int) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self._child.pid, signum)
 
     def _signal_strays(self, signum: int) -> None:
         for stray in self._strays():

@@ -99,6 +99,47 @@ async def test_pause_stops_every_process_and_unpause_lets_them_run_on(start):
             assert await talk.finished() == "KeyboardInterrupt"
 
 
+async def test_a_signal_interrupts_a_kernel_that_was_paused(start):
+    async with start() as talk:
+        cell = (
+            "import threading, time\n"
+            "others = [threading.Thread(target=time.sleep, args=[3600], daemon=True) for _ in range(40)]\n"
+            "for thread in others: thread.start()\n"
+            "print('asleep', flush=True)\n"
+            "time.sleep(3600)"
+        )
+        for _ in range(5):
+            await talk.run(cell, until="asleep")
+            talk.kernel.pause()
+            talk.kernel.unpause()
+            talk.kernel.interrupt(signal.SIGINT)
+            with anyio.fail_after(30):
+                assert await talk.finished() == "KeyboardInterrupt"
+
+
+async def test_a_program_that_waits_for_signals_in_another_thread_gets_them(start):
+    async with start() as talk:
+        program = (
+            "import signal, threading\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+            "waiting = threading.Thread(target=lambda: print(signal.sigwait([signal.SIGINT]).name, flush=True))\n"
+            "waiting.start()\n"
+            "print('up', flush=True)\n"
+            "waiting.join()"
+        )
+        cell = (
+            "import subprocess, sys\n"
+            f"p = subprocess.Popen([sys.executable, '-c', {program!r}], stdout=subprocess.PIPE, text=True)\n"
+            "print(p.stdout.readline(), flush=True)\n"
+            "p.wait()"
+        )
+        await talk.run(cell, until="up")
+        talk.kernel.interrupt(signal.SIGINT)
+        with anyio.fail_after(30):
+            assert await talk.finished() == "KeyboardInterrupt"
+            assert await talk.run("print(p.stdout.read())") == "SIGINT\n\n"
+
+
 async def moment() -> None:
     """Some time passes on the processor: a program starts and ends."""
     await anyio.run_process([sys.executable, "-I", "-S", "-c", "sum(range(1_000_000))"])
