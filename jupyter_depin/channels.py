@@ -46,7 +46,11 @@ _TURN = 200
 _ANONYMOUS_KEPT = 32
 """Sets of kernel sockets kept for clients without an identity of their own (probes); the oldest is closed first."""
 _NAMED_KEPT = 128
-"""The same for clients with one: each reload of a browser's page brings a new one, and ZeroMQ has 1023 sockets."""
+"""The same for clients with one: each reload of a browser's page brings a new one."""
+_SOCKETS = 4096
+"""What one kernel's side may have at a time, those that are still being closed included."""
+_SUBSCRIBED_S = 0.1
+"""How long after its handshake a subscription that the kernel does not confirm is taken for made."""
 
 
 @contextmanager
@@ -292,18 +296,47 @@ class ClientSide:
         self._sockets["iopub"].send([*([topic] if topic else []), _DELIMITER, signature, *frames])
 
 
+class _Monitor:
+    """Calls `on_handshake` from the loop once the other end of a socket knows it, and is closed then."""
+
+    def __init__(self, socket: zmq.Socket[bytes], on_handshake: Callable[[], object]) -> None:
+        self._watched, self._on_handshake = socket, on_handshake
+        self._events = _Socket(socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED), self._happened)
+
+    def close(self) -> None:
+        if not self._events.socket.closed:
+            self._events.close()
+            self._watched.disable_monitor()
+
+    def _happened(self, parts: list[Part]) -> None:
+        if parse_monitor_message([bytes(part) for part in parts])["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.close()
+            self._on_handshake()
+
+
 class _Client:
     """The kernel-side sockets of one client; shell waits until the kernel knows the stdin socket."""
 
-    def __init__(self, sockets: dict[Lane, _Socket], monitor: _Socket) -> None:
-        self.sockets, self.monitor = sockets, monitor
-        self.known = False
-        self.waiting: list[Sequence[Part]] = []
+    def __init__(self) -> None:
+        self.sockets: dict[Lane, _Socket] = {}
+        self.monitor: _Monitor | None = None
+        self._waiting: list[Sequence[Part]] | None = []
+
+    def send(self, lane: Lane, parts: Sequence[Part]) -> None:
+        if lane is Lane.SHELL and self._waiting is not None:
+            self._waiting.append(parts)
+        else:
+            self.sockets[lane].send(parts)
+
+    def known(self) -> None:
+        waiting, self._waiting = self._waiting or (), None
+        for parts in waiting:
+            self.sockets[Lane.SHELL].send(parts)
 
     def close(self) -> None:
-        self.monitor.close()
+        if self.monitor is not None:
+            self.monitor.close()
         for socket in self.sockets.values():
-            socket.socket.disable_monitor()
             socket.close()
 
 
@@ -313,26 +346,34 @@ class KernelSide:
     `endpoints` maps `shell`, `iopub`, `stdin`, `control` to ZeroMQ endpoints. `on_message` gets what the kernel says:
     on iopub as it is, on the others with the client's identity in front. The kernel's output is read at full speed:
     a slow reader would make it drop messages. A frame above `MAX_FRAME` ends its connection before it is read.
+
+    Nothing is asked of the kernel before its output is subscribed to, or the output of the first cell would be lost with
+    its end. What it says first shows that it has the subscription: ipykernel says that in a word of its own.
     """
 
     def __init__(self, endpoints: Mapping[str, str], on_message: Handler) -> None:
         self._context = zmq.Context()
         self._endpoints, self._on_message = endpoints, on_message
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
+        self._waiting: list[tuple[Lane, Sequence[Part]]] | None = []
+        self._context.set(zmq.MAX_SOCKETS, _SOCKETS)
         # A hostile kernel's frames lie in this process, outside the kernel's own limits.
         self._context.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
         iopub = _unlimited(self._context.socket(zmq.SUB))
         iopub.setsockopt(zmq.SUBSCRIBE, b"")
+        loop = asyncio.get_running_loop()
+        self._monitor = _Monitor(iopub, lambda: loop.call_later(_SUBSCRIBED_S, self._subscribed))
         iopub.connect(endpoints["iopub"])
-        self._iopub = _Socket(iopub, lambda parts: on_message(Lane.IOPUB, parts))
+        self._iopub = _Socket(iopub, self._published)
 
     def deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
         """Hand a client's message (identity first) to the kernel. Raises `RemoteProtocolError`, `TransportError`."""
-        client = self._client(bytes(parts[0]))
-        if lane is Lane.SHELL and not client.known:
-            client.waiting.append(parts[1:])
+        if not 0 < len(parts[0]) <= _LONGEST_IDENTITY:
+            raise RemoteProtocolError(detail=f"a client's identity of {len(parts[0])} bytes")
+        if self._waiting is not None:
+            self._waiting.append((lane, parts))
         else:
-            client.sockets[lane].send(parts[1:])
+            self._client(bytes(parts[0])).send(lane, parts[1:])
 
     def pending(self) -> bool:
         """Whether the kernel has said something on iopub that was not read yet."""
@@ -340,50 +381,55 @@ class KernelSide:
 
     def close(self) -> None:
         """Close every socket. May be called twice."""
+        self._waiting = None
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+        self._monitor.close()
         self._iopub.close()
         self._context.destroy(0)
+
+    def _published(self, parts: list[Part]) -> None:
+        self._subscribed()
+        self._on_message(Lane.IOPUB, parts)
+
+    def _subscribed(self) -> None:
+        waiting, self._waiting = self._waiting or (), None
+        for lane, parts in waiting:
+            try:
+                self.deliver(lane, parts)
+            except TransportError as error:
+                log.warning("a client's message was not delivered: %s", error)
 
     def _client(self, identity: bytes) -> _Client:
         client = self._clients.get(identity)
         if client is not None:
             self._clients.move_to_end(identity)
             return client
-        if not 0 < len(identity) <= _LONGEST_IDENTITY:
-            raise RemoteProtocolError(detail=f"a client's identity of {len(identity)} bytes")
         anonymous = identity[:1] == b"\0"
         crowd = [i for i in self._clients if (i[:1] == b"\0") == anonymous]
         if len(crowd) >= (_ANONYMOUS_KEPT if anonymous else _NAMED_KEPT):
             self._clients.pop(crowd[0]).close()
         # ZeroMQ reserves identities that begin with a zero byte.
         own = b"x" + uuid.uuid4().bytes if anonymous else identity
-        with _translated("a kernel's channel"):
-            client = self._clients[identity] = self._connected(identity, own)
+        client = _Client()
+        try:
+            with _translated("a kernel's channel"):
+                self._connect(client, identity, own)
+        except BaseException:
+            client.close()
+            raise
+        self._clients[identity] = client
         return client
 
-    def _connected(self, identity: bytes, own: bytes) -> _Client:
-        sockets: dict[Lane, _Socket] = {}
-        monitor: zmq.Socket[bytes] | None = None
+    def _connect(self, client: _Client, identity: bytes, own: bytes) -> None:
         for channel, lane in _LANES.items():
-            socket = _unlimited(self._context.socket(zmq.DEALER))
+            socket = self._context.socket(zmq.DEALER)
+            client.sockets[lane] = _Socket(_unlimited(socket), self._receiver(identity, lane))
             socket.setsockopt(zmq.IDENTITY, own)
             if lane is Lane.STDIN:
-                monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+                client.monitor = _Monitor(socket, client.known)
             socket.connect(self._endpoints[channel])
-            sockets[lane] = _Socket(socket, self._receiver(identity, lane))
-        assert monitor is not None
-        return _Client(sockets, _Socket(monitor, lambda parts: self._stdin_known(identity, parts)))
-
-    def _stdin_known(self, identity: bytes, parts: list[Part]) -> None:
-        event = parse_monitor_message([bytes(part) for part in parts])["event"]
-        client = self._clients.get(identity)
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and client is not None and not client.known:
-            client.known = True
-            for message in client.waiting:
-                client.sockets[Lane.SHELL].send(message)
-            client.waiting.clear()
 
     def _receiver(self, identity: bytes, lane: Lane) -> Callable[[list[Part]], None]:
         return lambda parts: self._on_message(lane, [identity, *parts])

@@ -337,16 +337,20 @@ async def test_an_address_that_cannot_be_is_a_transport_error(bench):
 class Kernel:
     """The channels of a kernel, played by the test."""
 
-    def __init__(self, b: Bench, *, stdin: bool = True) -> None:
+    def __init__(self, b: Bench, *, stdin: bool = True, iopub: bool = True) -> None:
         self.b = b
         self.endpoints = {
             name: f"ipc://{b.folder}/k-{name}" for name in ("shell", "iopub", "stdin", "control")
         }
         self.shell = b.socket(zmq.ROUTER, self.endpoints["shell"], bind=True)
         self.control = b.socket(zmq.ROUTER, self.endpoints["control"], bind=True)
-        self.iopub = b.socket(zmq.XPUB, self.endpoints["iopub"], bind=True)
+        if iopub:
+            self.open_iopub()
         if stdin:
             self.open_stdin()
+
+    def open_iopub(self) -> None:
+        self.iopub = self.b.socket(zmq.XPUB, self.endpoints["iopub"], bind=True)
 
     def open_stdin(self) -> None:
         self.stdin = self.b.socket(zmq.ROUTER, self.endpoints["stdin"], bind=True, router_mandatory=1)
@@ -405,6 +409,25 @@ async def test_shell_waits_until_the_kernel_knows_whom_to_ask(bench):
             assert await kernel.shell.recv_multipart() == [b"lab", b"%d" % i]
 
 
+@pytest.mark.parametrize("welcomes", [True, False])
+async def test_nothing_is_asked_of_a_kernel_whose_output_nobody_would_hear(bench, welcomes):
+    async with bench() as b:
+        kernel, heard = Kernel(b, iopub=False), Heard()
+        side = b.kernel_side(kernel.endpoints, heard)
+        side.deliver(Lane.SHELL, [b"lab", b"execute"])
+        side.deliver(Lane.CONTROL, [b"lab", b"debug"])
+        assert not await kernel.shell.poll(50)
+        assert not await kernel.control.poll(0)
+        kernel.open_iopub()
+        if welcomes:
+            assert await kernel.iopub.recv() == b"\x01"
+            await kernel.iopub.send_multipart([b"welcome"])
+        assert await kernel.shell.recv_multipart() == [b"lab", b"execute"]
+        assert await kernel.control.recv_multipart() == [b"lab", b"debug"]
+        await kernel.iopub.send_multipart([b"idle"])
+        assert (await heard.count(1 + welcomes))[-1] == (Lane.IOPUB, [b"idle"])
+
+
 async def test_anonymous_clients_get_names_of_their_own_and_a_bounded_crowd(bench):
     async with bench() as b:
         kernel, heard = Kernel(b), Heard()
@@ -424,7 +447,7 @@ async def test_anonymous_clients_get_names_of_their_own_and_a_bounded_crowd(benc
 
 
 async def test_clients_with_names_are_bounded_too_and_the_newest_stay(bench):
-    """Each reload of a browser's page brings one; ZeroMQ has 1023 sockets for all of them."""
+    """Each reload of a browser's page brings one."""
     async with bench() as b:
         kernel, heard = Kernel(b), Heard()
         side = b.kernel_side(kernel.endpoints, heard)

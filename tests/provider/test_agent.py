@@ -812,7 +812,9 @@ async def test_a_crowd_of_clients_does_not_use_up_the_machine(world):
                 rental._driver.send(Lane.SHELL, (1).to_bytes(4, "big"), first + b"%d" % i, b"<IDS|MSG>", b"")
         await w.clock.wait(3)
         assert len(tenancy._channels._clients) <= 200
-        assert rental.status().state == "running"
+        # Where sockets cannot be closed as fast, its connection is: its own, and it comes back.
+        await w.clock.until(lambda: rental.status().state == "running", within=60)
+        await still_serves(w)
 
 
 @pytest.mark.parametrize(
