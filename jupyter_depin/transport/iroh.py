@@ -20,7 +20,7 @@ import contextlib
 import re
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import iroh
@@ -65,14 +65,13 @@ async def bind(
 ) -> IrohEndpoint:
     """Join the network as the node of `secret`, on UDP address `listen` (port 0: any) and at home on `relays`.
 
-    Called once per node when a program starts, on the one event loop that uses iroh in this process. Without relays
-    the node is reached directly or not at all. A dial that is not answered ends after `dial_seconds`. Raises
+    Called once per node when a program starts; the node belongs to the event loop that calls. Without relays it is
+    reached directly or not at all. A dial that is not answered ends after `dial_seconds`. Raises
     `PortInUse`, `ConfigError` (an address that cannot be read) and `TransportError`.
     """
     global _calls
     if renewed():
         _calls = choose()
-    iroh_ffi.uniffi_set_event_loop(cast(asyncio.BaseEventLoop, asyncio.get_running_loop()))
     key = _secret_key(secret)
     try:
         mode = iroh.RelayMode.custom_from_urls(list(relays)) if relays else iroh.RelayMode.disabled()
