@@ -310,10 +310,12 @@ class Rental:
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
                 if epoch == self._epoch and self._launching is not None:
+                    self._meter.rest()
                     self._launching.error = DepinError.from_wire(failed.code, failed.facts)
                     self._launching.done.set()
             case KernelExited(epoch=epoch, status=status):
                 if epoch == self._epoch:
+                    self._meter.rest()
                     self._kernel_gone(status)
             case Paused():
                 self._paused = True

@@ -40,6 +40,10 @@ from jupyter_depin.protocol.voucher import SignedVoucher, VerifiedVoucher, Vouch
 
 log = logging.getLogger(__name__)
 
+_NEWS_NS = NS_PER_SECOND
+"""How late the news of another kernel may be. The meter's own tolerance is for the first: were it for all of them, each
+restart would use some of it up, and an honest provider would stand in arrears for good."""
+
 
 class PayeeDriver:
     """The provider's meter in motion; made by the tenancy. The callbacks are called from the loop."""
@@ -179,7 +183,7 @@ class PayerDriver:
         self._domain: Domain = offer.asset.domain
         self._channel_id, self._key, self._journal, self._send = channel_id, key, journal, send
         self._on_change = on_change
-        self._started = False
+        self._started = self._resting = False
         self._newest: VerifiedVoucher | None = None
         self._told_too_high = False
         self.served_ns = 0
@@ -197,11 +201,19 @@ class PayerDriver:
         self._payer.start(steady_ns() - elapsed_ns)
 
     def start(self, since_ns: int) -> None:
-        """The kernel is ready, since `since_ns` at the earliest. Called at each launch; the first starts the clock."""
+        """The kernel is ready, since `since_ns` at the earliest. Called at each launch; starts the clock if it stands."""
         if not self._started:
             self._started = True
             self._journal.start(self._channel_id, unix_ns() - (steady_ns() - since_ns))
             self._payer.start(since_ns)
+        elif self._resting:
+            self._payer.start(since_ns - _NEWS_NS)
+        self._resting = False
+
+    def rest(self) -> None:
+        """The provider says that there is no kernel: its clock stands, and so does this one."""
+        self._resting = True
+        self._payer.rest(steady_ns())
 
     def receive(self, word: ToPayer) -> None:
         """The provider said something on the payment lane."""

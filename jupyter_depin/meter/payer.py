@@ -4,8 +4,8 @@ Vouchers only follow claims; nothing is paid ahead, and a provider that claims n
 believed as far as an honest provider can have served. It serves no faster than this side's clock runs, and never more
 than `arrears_ns` beyond the newest voucher, since it pauses there. So the clock counts also while the link was cut and
 while this computer slept (the driver passes one that counts suspend), but at each claim it is set back to that limit:
-of a long cut only the arrears are paid, however often they are claimed. The clock does not know of pauses, which only
-ever make the honest claim lower. Whatever vouchers were lost, an honest claim stays below both bounds and is paid in
+of a long cut only the arrears are paid, however often they are claimed. It stands while there is no kernel, as far as
+the provider has said so. It does not know of pauses, which only ever make the honest claim lower. Whatever vouchers were lost, an honest claim stays below both bounds and is paid in
 full at once.
 
 Rejected: signing by this side's clock alone, without claims. A paused kernel would then be paid, and the two clocks
@@ -40,6 +40,8 @@ class State(Enum):
     """The kernel is not ready; nothing is owed."""
     PAYING = auto()
     """Claims are answered with vouchers."""
+    RESTING = auto()
+    """There is no kernel, as the provider has said; the clock stands, and claims of what was served before are paid."""
     SPENT = auto()
     """The cap is signed away; claims get the last voucher again."""
     ENDED = auto()
@@ -50,17 +52,29 @@ class Step(Enum):
     """What moves a payer from state to state."""
 
     START = auto()
+    REST = auto()
     SPEND_ALL = auto()
     END = auto()
 
 
 TRANSITIONS: dict[tuple[State, Step], State] = {
     (State.IDLE, Step.START): State.PAYING,
+    (State.RESTING, Step.START): State.PAYING,
+    (State.IDLE, Step.REST): State.IDLE,
+    (State.PAYING, Step.REST): State.RESTING,
+    (State.RESTING, Step.REST): State.RESTING,
+    # The provider ends a lease whose cap is spent; what it says of its kernels until then moves nothing any more.
+    (State.SPENT, Step.START): State.SPENT,
+    (State.SPENT, Step.REST): State.SPENT,
+    (State.ENDED, Step.START): State.ENDED,
+    (State.ENDED, Step.REST): State.ENDED,
     (State.PAYING, Step.SPEND_ALL): State.SPENT,
+    (State.RESTING, Step.SPEND_ALL): State.SPENT,
     (State.SPENT, Step.SPEND_ALL): State.SPENT,
     (State.ENDED, Step.SPEND_ALL): State.ENDED,
     (State.IDLE, Step.END): State.ENDED,
     (State.PAYING, Step.END): State.ENDED,
+    (State.RESTING, Step.END): State.ENDED,
     (State.SPENT, Step.END): State.ENDED,
     (State.ENDED, Step.END): State.ENDED,
 }
@@ -82,7 +96,7 @@ class Payer:
         self._tolerance_ns = min(tick_ns, MAX_TOLERANCE_NS)
         # A moment and the most that had been served by then.
         self._anchor: tuple[int, int] | None = None
-        self._ended: int | None = None
+        self._stands_since: int | None = None
         self._cap_told = False
         self._events: deque[PayerEvent] = deque()
 
@@ -93,22 +107,30 @@ class Payer:
         self.paid = amount(paid)
 
     def start(self, now: int) -> None:
-        """Start the clock. Called once the kernel is known to be ready.
+        """Start the clock, for the first time or after a rest. Called once the kernel is known to be ready.
 
         `now` is the earliest moment at which it can have been ready: the arrival of the news or, if the link was cut in
         between, the moment of the cut; after a restart, the journal's moment. A later one would cheat the provider.
         """
+        before = self.state
         self._move(Step.START)
-        self._anchor = now, 0
+        if before is State.IDLE:
+            self._anchor = now, 0
+        elif before is State.RESTING and self._stands_since is not None:
+            self._anchor = max(now, self._stands_since), self._by_clock_ns(now)
+            self._stands_since = None
+
+    def rest(self, now: int) -> None:
+        """Stop the clock until the next `start`. Called when the provider says that there is no kernel."""
+        if self.state is State.PAYING:
+            self._stands_since = now
+        self._move(Step.REST)
 
     def allowed_ns(self, now: int) -> int:
         """The longest service that is believed now, or at the final claim; 0 before the start."""
         if self._anchor is None:
             return 0
-        since, served_ns = self._anchor
-        elapsed = max(0, (now if self._ended is None else self._ended) - since)
-        by_clock = served_ns + elapsed + elapsed // DRIFT
-        return min(by_clock, self._limit_ns()) + self._tolerance_ns
+        return min(self._by_clock_ns(now), self._limit_ns()) + self._tolerance_ns
 
     def receive(self, claimed_ns: int, now: int) -> None:
         """Answer the provider's claim of `claimed_ns` of service so far. Called for each claim that arrives.
@@ -121,7 +143,7 @@ class Payer:
         allowed = self.allowed_ns(now)
         if allowed == self._limit_ns() + self._tolerance_ns:
             # Elsewhere the clock is left alone, or each claim would round the drift away.
-            self._anchor = (now if self._ended is None else self._ended), self._limit_ns()
+            self._anchor = self._moment(now), self._limit_ns()
         if claimed_ns > allowed:
             self._events.append(ClaimTooHigh(claimed_ns, allowed))
         believed = min(claimed_ns, allowed)
@@ -138,7 +160,7 @@ class Payer:
         """Answer the last claim and stop the clock. Claims that still come are answered as of this moment."""
         if self.state is not State.ENDED:
             self._move(Step.END)
-            self._ended = now
+            self._stands_since = self._moment(now)
         self.receive(claimed_ns, now)
 
     def next_event(self) -> PayerEvent | None:
@@ -150,6 +172,17 @@ class Payer:
 
     def handle_timer(self, now: int) -> None:
         """Nothing is ever due."""
+
+    def _moment(self, now: int) -> int:
+        """The latest moment that counts: now, or when the clock was stopped."""
+        return now if self._stands_since is None else self._stands_since
+
+    def _by_clock_ns(self, now: int) -> int:
+        """The longest service for which there was time. Asked after the first start only."""
+        assert self._anchor is not None
+        since, served_ns = self._anchor
+        elapsed = max(0, self._moment(now) - since)
+        return served_ns + elapsed + elapsed // DRIFT
 
     def _limit_ns(self) -> int:
         """Where an honest provider pauses at the latest: it holds the newest voucher or an older one."""

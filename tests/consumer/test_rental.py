@@ -14,6 +14,7 @@ from jupyter_depin.errors import ChainUnreachable, KernelStartFailed, LeaseEnded
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.frames import Lane
+from jupyter_depin.protocol.messages import KernelExited
 from tests.consumer.world import GIFT, PER_SECOND
 
 
@@ -491,6 +492,18 @@ async def test_a_provider_that_claims_too_much_is_paid_the_true_time(world):
         await w.clock.wait(50)
         assert rental.status().spent <= 56 * PER_SECOND
         assert rental.status().served_ns <= 56 * 10**9
+
+
+async def test_a_provider_that_says_its_kernel_has_ended_is_not_paid_for_going_on(world):
+    async with world() as w:
+        rental, _ = await running(w)
+        await w.clock.wait(100)
+        (tenancy,) = w.agents[0]._tenancies.values()
+        tenancy._say(KernelExited(1, 1, ""))
+        await w.clock.wait(1000)
+        assert rental.poll() == 1
+        tolerance = (5 + 100 / 2000) * PER_SECOND
+        assert rental.status().spent <= 100 * PER_SECOND + tolerance
 
 
 @pytest.mark.parametrize("word", [b"", b"{}", b'{"type":"launched","epoch":"x"}', b"\xff"])

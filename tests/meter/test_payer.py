@@ -120,6 +120,37 @@ def test_the_final_claim_stops_the_clock(play):
     p.over()
 
 
+def test_without_a_kernel_the_clock_stands(play):
+    m = payer()
+    p = play(m) >> (0, "start") >> (10 * S, "receive", 10 * S) << SignVoucher(Amount(1000))
+    p = p >> (12 * S, "rest") >> (15 * S, "rest")
+    allowed = 17 * S + 12 * S // DRIFT
+    p = p >> (900 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, allowed) << SignVoucher(Amount(1700))
+    p = p >> (901 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, allowed) << SignVoucher(Amount(1700))
+    p.over()
+    # Another kernel: it goes on where it stood.
+    p = p >> (1000 * S, "start") >> (1010 * S, "receive", 22 * S) << SignVoucher(Amount(2200))
+    p = p >> (1010 * S, "receive", 90 * S) << ClaimTooHigh(90 * S, allowed + 10 * S + 10 * S // DRIFT)
+    p = p << SignVoucher(Amount(2701))
+    p.over()
+
+
+def test_a_kernel_cannot_have_been_ready_again_before_it_ended(play):
+    p = play(payer(arrears_s=3600)) >> (0, "start") >> (60 * S, "rest") >> (20 * S, "start")
+    p = p >> (61 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, 66 * S + 60 * S // DRIFT + S // DRIFT)
+    p = p << SignVoucher(Amount(6603))
+    p.over()
+
+
+@pytest.mark.parametrize("last", ["rest", "start"])
+def test_what_is_said_of_kernels_after_the_final_claim_moves_nothing(play, last):
+    p = play(payer()) >> (0, "start") >> (3 * S, "final", 3 * S) << SignVoucher(Amount(300))
+    p = p >> (9 * S, "rest") >> (9 * S, last)
+    p = p >> (900 * S, "receive", 900 * S) << ClaimTooHigh(900 * S, 8 * S + 3 * S // DRIFT)
+    p = p << SignVoucher(Amount(800))
+    p.over()
+
+
 def test_a_free_kernel_needs_no_vouchers(play):
     (play(payer(rate=Rate(0), cap=0)) >> (0, "start") >> (900 * S, "receive", 900 * S)).over()
 

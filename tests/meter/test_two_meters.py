@@ -6,7 +6,8 @@ What must hold, in words:
   3. Vouchers never pass the cap, never fall, and never pass the true time by more than the tolerance.
   4. Two honest ends that hear each other at the end agree to the base unit.
   5. After any cut, one claim and its voucher settle everything between two honest ends.
-  6. Of a cut a liar gets what an honest provider could have served meanwhile, however often it claims.
+  6. Of a cut a liar gets what an honest provider could have served meanwhile, however often it claims, and nothing
+     for the time in which it has no kernel, as it says itself.
   7. While two honest ends hear each other nothing stays paused, and nothing but the cap, the length or a kernel
      that stays away ends the lease.
 """
@@ -101,11 +102,14 @@ class TwoMeters(RuleBasedStateMachine):
         # The most that a provider can have served which pauses at its arrears, and hears each voucher at once.
         since = max(self.now, self.lag)
         unpaid = served_for(self.rate, self.signed[-1]) + ARREARS
-        self.possible_ns = min(self.possible_ns + max(0, until - since), unpaid)
+        if self.alive:
+            self.possible_ns = min(self.possible_ns + max(0, until - since), unpaid)
         self.now = until
         if not self.payer_started and self.now >= self.lag:
             self.payer.start(self.lag)
             self.payer_started = True
+            if not self.alive:
+                self.payer.rest(self.lag)
 
     @rule(ns=st.one_of(st.integers(0, 7 * S), st.integers(14 * S, 40 * S), st.integers(0, 90 * S)))
     def wait(self, ns):
@@ -174,6 +178,8 @@ class TwoMeters(RuleBasedStateMachine):
     def kernel_exits(self):
         self.alive = False
         self.payee.rest(self.now)
+        if self.payer_started:
+            self.payer.rest(self.now)
         self.take_events()
 
     @precondition(lambda self: not self.alive)
@@ -181,6 +187,8 @@ class TwoMeters(RuleBasedStateMachine):
     def kernel_restarts(self):
         self.alive = True
         self.payee.start(self.now)
+        if self.payer_started:
+            self.payer.start(self.now)
         self.take_events()
 
     @rule(ticks=st.integers(1, 12))
