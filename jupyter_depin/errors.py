@@ -224,6 +224,13 @@ class KernelStartFailed(SandboxError):
     """The kernel did not start on the provider's machine: {reason}."""
 
 
+class MachineTrouble(KernelStartFailed):
+    """The provider's machine cannot start kernels now: {reason}. Choose another provider, or try again later.
+
+    For causes that are the owner's affair: they may name folders and programs of that machine.
+    """
+
+
 # -- what the user wrote
 
 

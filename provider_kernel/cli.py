@@ -22,7 +22,7 @@ from anyio.abc import TaskStatus
 
 from jupyter_depin.chain import Ledger
 from jupyter_depin.chain.shared import LedgerAddress, serve
-from jupyter_depin.errors import ConfigError, DepinError, KernelStartFailed, NoNetwork
+from jupyter_depin.errors import ConfigError, DepinError, MachineTrouble, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, load_or_create_node_secret
 from jupyter_depin.protocol.identity import NodeId, checksummed, node_id
@@ -176,7 +176,7 @@ def _room_for_sockets(config: ProviderConfig) -> Iterator[ProviderConfig]:
     """Where the home lies too deep for the paths of sockets, kernels get a private folder that does not."""
     try:
         socket_paths(config.kernel_folder(bytes(32)) / "1000")
-    except KernelStartFailed:
+    except MachineTrouble:
         root = tempfile.mkdtemp(prefix="depin-", dir="/tmp" if os.name == "posix" else None)
         try:
             yield replace(config, kernels=root)

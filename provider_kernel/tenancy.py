@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from jupyter_depin.channels import KernelSide
 from jupyter_depin.drivers.clock import steady_ns
-from jupyter_depin.drivers.handshake import unsettled
+from jupyter_depin.drivers.handshake import not_launched, unsettled
 from jupyter_depin.drivers.meter import PayeeDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import DepinError, LeaseEnded, RemoteProtocolError
@@ -206,7 +206,9 @@ class Tenancy:
             try:
                 await self._start_kernel(order)
             except DepinError as error:
-                self._say(LaunchFailed(order.epoch, error.code, error.facts))
+                log.warning("lease=%s %s", self.channel_id.hex(), error)
+                failed = LaunchFailed(order.epoch, error.code, error.facts)
+                self._say(failed if self._trusted else not_launched(order.epoch, error))
                 continue
             self._meter.start()
             self._say(Launched(order.epoch))

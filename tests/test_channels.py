@@ -1,4 +1,4 @@
-"""Both sides of the channels over real ZeroMQ sockets: identities, welcomes, signatures, floods; then a real kernel."""
+"""Both sides of the channels over real ZeroMQ sockets (`jupyter_depin.channels.sockets`): identities, welcomes, signatures, floods; then a real kernel."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import zmq.asyncio
 from jupyter_client import AsyncKernelClient
 from jupyter_client.session import Session
 
-from jupyter_depin import channels as channels_module
-from jupyter_depin.channels import ClientSide, KernelSide
+from jupyter_depin.channels import kernel_side
+from jupyter_depin.channels.client_side import ClientSide
+from jupyter_depin.channels.kernel_side import KernelSide
 from jupyter_depin.errors import PortInUse, RemoteProtocolError, TransportError
 from jupyter_depin.protocol.frames import Lane
 from jupyter_depin.protocol.local import LocalInfo
@@ -381,7 +382,7 @@ async def test_the_kernel_sees_the_clients_identity_and_can_ask_it(bench):
 
 
 async def test_a_frame_beyond_every_bound_is_not_read_into_memory(bench, monkeypatch):
-    monkeypatch.setattr(channels_module, "MAX_FRAME", 1000)
+    monkeypatch.setattr(kernel_side, "MAX_FRAME", 1000)
     async with bench() as b:
         kernel, heard = Kernel(b), Heard()
         side = b.kernel_side(kernel.endpoints, heard)

@@ -17,6 +17,7 @@ from jupyter_depin.chain import Ledger
 from jupyter_depin.channels import ClientSide
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.ending import confirmed, why_pending
+from jupyter_depin.consumer.launching import Launching
 from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.consumer.shown import shown
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
@@ -64,18 +65,7 @@ log = logging.getLogger(__name__)
 
 _PING_NS = 3 * NS_PER_SECOND
 _DIAL_S = 4.0
-_LAUNCH_S = 90
-"""How long a kernel may take to come up: a provider gives it 60 s, and the link may be cut meanwhile."""
 _REDIAL_S = (0.05, 0.2, 0.5, 1.0, 2.0)
-
-
-class _Launching:
-    """A kernel start under way; `error` is set if it failed."""
-
-    def __init__(self) -> None:
-        self.since_ns = steady_ns()
-        self.done = anyio.Event()
-        self.error: DepinError | None = None
 
 
 class Rental:
@@ -124,7 +114,7 @@ class Rental:
             self._meter.restore(opened.paid, opened.elapsed_ns)
         self._client_side: ClientSide | None = None
         self._epoch = 0
-        self._launching: _Launching | None = None
+        self._launching: Launching | None = None
         self._exited = anyio.Event()
         self._exit_status: int | None = 0
         self._paused = False
@@ -177,19 +167,15 @@ class Rental:
         self._client_side.attend(False)
         self._epoch += 1
         self._exited, self._exit_status = anyio.Event(), None
-        if self._launching is not None and not self._launching.done.is_set():
-            self._launching.error = KernelStartFailed(reason="it was started again meanwhile")
-            self._launching.done.set()
-        launching = self._launching = _Launching()
+        if self._launching is not None:
+            self._launching.failed(KernelStartFailed(reason="it was started again meanwhile"))
+        launching = self._launching = Launching()
         order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
         self._driver.send(Lane.LEASE, encode(order))
-        with anyio.move_on_after(_LAUNCH_S):
-            await launching.done.wait()
-        if not launching.done.is_set():
-            launching.error = KernelStartFailed(reason=f"no word of it for {_LAUNCH_S} s")
-        if launching.error is not None:
+        error = await launching.outcome()
+        if error is not None:
             self._kernel_gone(1)
-            raise launching.error
+            raise error
 
     def signal(self, signum: int) -> None:
         """Pass a signal on. One that ends the kernel counts as done here at once: a dead link must not hold it up."""
@@ -306,13 +292,12 @@ class Rental:
                     )
                     if self._client_side is not None:
                         self._client_side.attend(True)
-                    self._launching.done.set()
+                    self._launching.succeeded()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
                 if epoch == self._epoch and self._launching is not None:
                     self._meter.rest()
-                    self._launching.error = DepinError.from_wire(failed.code, failed.facts)
-                    self._launching.done.set()
+                    self._launching.failed(DepinError.from_wire(failed.code, failed.facts))
             case KernelExited(epoch=epoch, status=status):
                 if epoch == self._epoch:
                     self._meter.rest()
@@ -356,9 +341,8 @@ class Rental:
             self._over.set()
             if self._client_side is not None and self._exit_status is None and reason not in _QUIET:
                 self._client_side.say(f"[jupyter-depin] {self._ended_error()}")
-            if self._launching is not None and not self._launching.done.is_set():
-                self._launching.error = self._ended_error()
-                self._launching.done.set()
+            if self._launching is not None:
+                self._launching.failed(self._ended_error())
             self._kernel_gone(1)
 
     def _kernel_gone(self, status: int) -> None:

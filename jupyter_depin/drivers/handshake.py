@@ -15,9 +15,11 @@ from jupyter_depin.errors import (
     DepinError,
     EmptyWallet,
     FeesMissing,
+    KernelStartFailed,
     LeaseError,
     LeaseRefused,
     LimitTooLow,
+    MachineTrouble,
     RemoteProtocolError,
     SettlementPending,
     VoucherRefused,
@@ -25,7 +27,7 @@ from jupyter_depin.errors import (
     WrongChain,
 )
 from jupyter_depin.protocol.frames import MessageDecoder, encode_message
-from jupyter_depin.protocol.messages import Answer, Refused, Request, SettleFailed
+from jupyter_depin.protocol.messages import Answer, LaunchFailed, Refused, Request, SettleFailed
 from jupyter_depin.transport import Stream
 
 _READ = 1 << 16
@@ -102,6 +104,17 @@ def unsettled(error: DepinError) -> SettleFailed:
             reason=f"the provider {'does not reach its payment network' if network else 'cannot collect now'}"
         )
     return SettleFailed(said.code, said.facts)
+
+
+def not_launched(epoch: int, error: DepinError) -> LaunchFailed:
+    """An error as the word that a kernel did not start. Called by the tenancy, for a stranger.
+
+    What the kernel itself said last is the stranger's own affair; what the machine says is the owner's.
+    """
+    said = error
+    if isinstance(error, MachineTrouble) or not isinstance(error, (KernelStartFailed, LeaseError)):
+        said = MachineTrouble(reason="its owner can see why")
+    return LaunchFailed(epoch, said.code, said.facts)
 
 
 def _may_leave(error: DepinError) -> bool:

@@ -188,6 +188,7 @@ export function reason(trans: TranslationBundle, why: ICoded | null, fallback = 
       return trans.__('The agreed time is over. Start a new kernel to rent again.');
     case 'start_failed':
     case 'KernelStartFailed':
+    case 'MachineTrouble':
       return trans.__('The kernel did not start on the provider’s machine. Choose another provider or try again.');
     case 'cap_reached':
       return trans.__('The limit for this rental is used up. Start a new kernel with a higher limit to go on.');

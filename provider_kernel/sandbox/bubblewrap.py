@@ -23,7 +23,7 @@ from pathlib import Path
 
 import anyio
 
-from jupyter_depin.errors import KernelStartFailed
+from jupyter_depin.errors import MachineTrouble
 from provider_kernel.sandbox import (
     KernelCommand,
     Limits,
@@ -139,7 +139,7 @@ class BubblewrapSandbox:
                         await kernel.destroy()
                     await remove(folder)
                 if isinstance(problem, OSError | ValueError):
-                    raise KernelStartFailed(reason=str(problem)) from problem
+                    raise MachineTrouble(reason=str(problem)) from problem
                 raise
         return kernel
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 import psutil
 
-from jupyter_depin.errors import KernelStartFailed
+from jupyter_depin.errors import KernelStartFailed, MachineTrouble
 from provider_kernel.sandbox import KernelSockets, remove
 from provider_kernel.sandbox.cgroup import Cgroup
 from provider_kernel.sandbox.child import Child, ended, open_pidfd, ordinary_status
@@ -148,4 +148,7 @@ class ConfinedKernel:
 
     async def _failure(self) -> KernelStartFailed:
         status = await self.wait()
-        return KernelStartFailed(reason=self._tail.last_line() or f"it ended with status {status}")
+        said = self._tail.last_line()
+        # Until the kernel has the pipe, bubblewrap writes there, and it speaks of this machine.
+        kind = MachineTrouble if said.startswith("bwrap:") else KernelStartFailed
+        return kind(reason=said or f"it ended with status {status}")

@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from jupyter_depin.errors import KernelStartFailed
+from jupyter_depin.errors import KernelStartFailed, MachineTrouble
 from provider_kernel.sandbox import KernelCommand, KernelSockets
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -23,10 +23,10 @@ LONGEST_SOCKET_PATH = 107
 
 
 def socket_paths(folder: Path) -> tuple[Path, ...]:
-    """The five sockets' paths, in the order of `CHANNELS`. Raises `KernelStartFailed` if the folder's name is too long."""
+    """The five sockets' paths, in the order of `CHANNELS`. Raises `MachineTrouble` if the folder's name is too long."""
     paths = tuple(folder / f"k-{number}" for number in range(1, len(CHANNELS) + 1))
     if len(str(paths[-1]).encode()) > LONGEST_SOCKET_PATH:
-        raise KernelStartFailed(reason=f"the folder {folder} has too long a name for a socket")
+        raise MachineTrouble(reason=f"the folder {folder} has too long a name for a socket")
     return paths
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import anyio
 import psutil
 
-from jupyter_depin.errors import KernelStartFailed
+from jupyter_depin.errors import KernelStartFailed, MachineTrouble
 from provider_kernel.sandbox import KernelCommand, KernelSockets, Limits, in_time, remove
 from provider_kernel.sandbox.child import Child
 from provider_kernel.sandbox.connection import accepts, write_connection_file
@@ -221,7 +221,7 @@ def _spawn(command: KernelCommand, folder: Path) -> ProcessKernel:
                 start_new_session=True,
             )
         except (OSError, ValueError) as problem:
-            raise KernelStartFailed(reason=str(problem)) from problem
+            raise MachineTrouble(reason=str(problem)) from problem
         finally:
             if output is not None:
                 os.close(output)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from jupyter_depin.drivers.handshake import answer, ask, outward, questions, refusal, unsettled
+from jupyter_depin.drivers.handshake import (
+    answer,
+    ask,
+    not_launched,
+    outward,
+    questions,
+    refusal,
+    unsettled,
+)
 from jupyter_depin.errors import (
     ChainUnreachable,
     ConnectionLost,
@@ -15,10 +23,13 @@ from jupyter_depin.errors import (
     FeesMissing,
     JournalUnavailable,
     KernelStartFailed,
+    LeaseEnded,
     LeaseRefused,
+    MachineTrouble,
     NoFreeSlot,
     PortInUse,
     RemoteProtocolError,
+    SandboxMissing,
     SettlementPending,
     TransactionFailed,
     VouchersSkipped,
@@ -167,6 +178,32 @@ def test_the_owners_own_affairs_do_not_cross(error):
     assert isinstance(DepinError.from_wire(refusal(error).code, refusal(error).facts), LeaseRefused)
     told = unsettled(error)
     assert isinstance(DepinError.from_wire(told.code, told.facts), SettlementPending)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(secret for secret in SECRETS if not isinstance(secret, KernelStartFailed)),
+        MachineTrouble(reason="no space left on /home/secret"),
+        SandboxMissing(reason="/home/secret", fix="Ask secret."),
+    ],
+    ids=lambda error: error.code,
+)
+def test_why_the_machine_cannot_start_a_kernel_is_its_owners_affair(error):
+    failed = not_launched(3, error)
+    assert failed.epoch == 3
+    assert "secret" not in str(failed)
+    assert isinstance(DepinError.from_wire(failed.code, failed.facts), MachineTrouble)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KernelStartFailed(reason="no such signature scheme"), LeaseEnded(reason="x")],
+    ids=lambda error: error.code,
+)
+def test_what_the_renters_kernel_said_crosses_whole(error):
+    failed = not_launched(3, error)
+    assert (failed.code, failed.facts) == (error.code, error.facts)
 
 
 def test_a_network_that_is_away_is_said_without_its_address():

@@ -22,6 +22,7 @@ from jupyter_depin.errors import (
     EmptyWallet,
     JournalUnavailable,
     LeaseRefused,
+    MachineTrouble,
     NoFreeSlot,
     OfferExpired,
     OtherNetwork,
@@ -804,6 +805,24 @@ async def test_an_identity_that_zeromq_cannot_bear_costs_a_connection(world, ide
         await still_serves(w)
 
 
+async def test_a_machine_that_cannot_start_kernels_keeps_its_folders_to_itself(world, monkeypatch, caplog):
+    async with world() as w:
+        agent = await w.start_agent()
+
+        async def fail(*_, folder, **__):
+            raise MachineTrouble(reason=f"no space left on {folder}")
+
+        monkeypatch.setattr(w.sandbox, "start", fail)
+        with pytest.raises(MachineTrouble) as caught:
+            await w.launch(await w.rent())
+        assert str(w.folder) not in str(caught.value)
+        # Its owner reads it.
+        assert str(w.folder) in caplog.text
+        agent._trusted = frozenset([w.endpoint.node])
+        with pytest.raises(MachineTrouble, match="no space left on /"):
+            await w.launch(await w.rent())
+
+
 async def test_a_crowd_of_clients_does_not_use_up_the_machine(world):
     async with world() as w:
         rental, _, tenancy = await rented(w)
@@ -888,7 +907,7 @@ async def test_a_kernel_that_cannot_be_talked_to_is_not_left_running(world, monk
             raise TransportError(detail="no more sockets")
 
         monkeypatch.setattr(tenancy_module, "KernelSide", unreachable)
-        with pytest.raises(DepinError, match="no more sockets"):
+        with pytest.raises(MachineTrouble):
             await w.launch(rental)
         assert w.sandbox.kernels[0].destroyed
         assert not w.sandbox.kernels[0].folder.exists()
