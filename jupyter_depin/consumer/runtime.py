@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib
 import logging
 import os
 import threading
@@ -86,7 +87,9 @@ class Runtime:
         self._thread = threading.Thread(target=self._run, name="jupyter-depin", daemon=True)
         self._thread.start()
         self._ready.wait()
-        # The interpreter ends its thread pools before it calls `atexit`, and name lookups need those.
+        # The interpreter ends its thread pools before it calls `atexit`, and name lookups need those; of what is
+        # registered here, the last is called first, and the pools register themselves when they are imported.
+        importlib.import_module("concurrent.futures.thread")
         getattr(threading, "_register_atexit", atexit.register)(self._at_exit)
         if parent_process() is not None:
             # A worker of multiprocessing ends without the interpreter's own farewell.

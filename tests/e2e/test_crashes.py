@@ -126,6 +126,20 @@ def test_the_renter_is_killed_and_settles_at_once(tmp_path):
         assert assert_books_agree(w) > 0
 
 
+def test_a_program_that_ends_without_a_word_to_its_kernel_has_settled_by_then(tmp_path):
+    with world(tmp_path) as w:
+        w.start_agent()
+        renter = w.start_renter()
+        hear(renter, "ready")
+        tell(renter, "print('here')")
+        hear(renter, "idle")
+        tell(renter, "leave")
+        assert renter.wait() == 0
+        assert has_receipt(w.consumer, w)
+        assert assert_books_agree(w) > 0
+        until(lambda: not w.kernels())
+
+
 def test_the_chain_is_killed_and_comes_back(tmp_path):
     with world(tmp_path) as w:
         w.start_agent()

@@ -36,6 +36,8 @@ from jupyter_client.manager import start_new_kernel
 km, kc = start_new_kernel(kernel_name="depin-rented", startup_timeout=120)
 print("ready", flush=True)
 for line in sys.stdin:
+    if line.strip() == "leave":
+        sys.exit()
     kc.execute(line.strip())
     while True:
         try:
