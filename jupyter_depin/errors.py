@@ -74,6 +74,10 @@ class RemoteProtocolError(ProtocolError):
     """The other side broke the protocol: {detail}. The connection was closed; choose another provider if it goes on."""
 
 
+class MessageTooBig(ProtocolError):
+    """A message of {size} bytes in {parts} parts was left out: {limit} bytes in {most} parts can pass at a time. Send less at once."""
+
+
 # -- transport: the link
 
 
@@ -206,7 +210,7 @@ class SettlementPending(PaymentError):
 
 
 class ProviderGone(SettlementPending):
-    """The provider cannot be reached, so the payment network was asked to close: the rest comes back after {until}."""
+    """The provider does not settle, so the payment network was asked to close: the rest comes back after {until}."""
 
 
 # -- the provider's machine

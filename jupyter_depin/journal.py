@@ -148,18 +148,18 @@ class Journal:
         """The time served so far, as this side knows it. Never falls."""
         self._update(channel_id, "served_ns = MAX(served_ns, ?)", served_ns)
 
-    def end(self, channel_id: bytes, reason: str, served_ns: int) -> None:
-        """The lease is over, as of now. The first end stays. `reason` is an `EndReason`'s value."""
+    def end(self, channel_id: bytes, reason: str, served_ns: int, ended_ns: int | None = None) -> None:
+        """The lease is over, as of now or `ended_ns` (Unix ns). The first end stays. `reason` is an `EndReason`'s value."""
         self._update(
             channel_id,
             "reason = COALESCE(reason, ?), ended_ns = COALESCE(ended_ns, ?), served_ns = MAX(served_ns, ?)",
-            EndReason(reason).value, time.time_ns(), served_ns,
+            EndReason(reason).value, ended_ns or time.time_ns(), served_ns,
         )  # fmt: skip
 
     # -- vouchers
 
-    def save_voucher(self, voucher: VerifiedVoucher) -> None:
-        """Make this the lease's newest voucher. Durable when it returns.
+    def save_voucher(self, voucher: VerifiedVoucher, served_ns: int = 0) -> None:
+        """Make this the lease's newest voucher, for the time served so far. Durable when it returns.
 
         An equal one changes nothing (it is the same promise); a lower one raises `LocalProtocolError`.
         """
@@ -172,8 +172,9 @@ class Journal:
                 raise LocalProtocolError(detail=f"a voucher fell from {held[0]} to {value}")
             if value > int(held[0]):
                 run(
-                    "UPDATE lease SET paid = ?, signature = ?, vouchers = vouchers + 1 WHERE channel_id = ?",
-                    str(value), voucher.signature, channel_id,
+                    "UPDATE lease SET paid = ?, signature = ?, vouchers = vouchers + 1,"
+                    " served_ns = MAX(served_ns, ?) WHERE channel_id = ?",
+                    str(value), voucher.signature, served_ns, channel_id,
                 )  # fmt: skip
 
     def voucher(self, channel_id: bytes) -> VerifiedVoucher | None:

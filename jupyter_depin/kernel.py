@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Any
 
 import anyio
 import psutil
+from anyio.abc import TaskStatus
 
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
@@ -30,8 +32,10 @@ from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.provisioner import local_info
 
-_PARENT_S = 1.0
+_CLIENT_S = 1.0
 """How often it is looked whether the client still lives."""
+_SETTLE_S = 20
+"""How long a start that was given up may take to find out whether there is something to settle."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,30 +52,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     try:
-        return asyncio.run(_serve(options))
+        return asyncio.run(_serve(options, psutil.Process().parent()))
     except DepinError as error:
         print(f"jupyter-depin: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
-async def _serve(options: argparse.Namespace) -> int:
+async def _serve(options: argparse.Namespace, client: psutil.Process | None) -> int:
     config = ConsumerConfig.load(options.home, loopback=options.loopback or None, tickets=options.ticket)
-    info = _read(options.connection_file)
-    runtime = Runtime.get()
-    rental = await runtime.call(runtime.rent, config, uuid.uuid4().hex)
-    stopped = anyio.Event()
-    try:
-        await runtime.call(_launch, rental, info, config)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_obey_signals, runtime, rental, stopped)
-            tasks.start_soon(_watch_parent, stopped)
-            tasks.start_soon(_watch_kernel, runtime, rental, stopped)
-            await stopped.wait()
-            tasks.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await runtime.call(rental.settle, EndReason.KERNEL_SHUTDOWN)
-    return rental.poll() or 0
+    kernel = _Kernel(config, _read(options.connection_file))
+    failure: DepinError | None = None
+    async with anyio.create_task_group() as tasks:
+        # Before anything is rented: a start takes its time, and whoever gives it up must not pay for it.
+        await tasks.start(_obey_signals, kernel, tasks.cancel_scope)
+        tasks.start_soon(_watch_client, client, tasks.cancel_scope)
+        try:
+            await kernel.run()
+        except DepinError as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return kernel.status
+
+
+class _Kernel:
+    """The one kernel of this program, from the offer to the receipt."""
+
+    def __init__(self, config: ConsumerConfig, info: LocalInfo) -> None:
+        self._config, self._info = config, info
+        self._runtime = Runtime.get()
+        self._rental: Rental | None = None
+        self.status = 0
+
+    async def run(self) -> None:
+        """Rent, start and wait for its end. Settles, however it ends."""
+        try:
+            self._rental = await self._runtime.call(self._runtime.rent, self._config, uuid.uuid4().hex)
+        except asyncio.CancelledError:
+            # A deposit may have been locked just now.
+            with anyio.move_on_after(_SETTLE_S, shield=True), contextlib.suppress(DepinError):
+                await self._runtime.call(self._runtime.recover, self._config)
+            raise
+        try:
+            await self._runtime.call(self._launch, self._rental)
+            self.status = await self._runtime.call(self._rental.wait_exit)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._runtime.call(self._rental.settle, EndReason.KERNEL_SHUTDOWN)
+
+    def interrupt(self, signum: int) -> None:
+        """Pass a signal on, once there is a kernel."""
+        if self._rental is not None:
+            self._runtime.soon(self._rental.signal, signum)
+
+    async def _launch(self, rental: Rental) -> None:
+        await rental.launch(self._info, env=self._config.filtered(os.environ), argv=None, cwd=None)
 
 
 def _read(path: Path) -> LocalInfo:
@@ -91,29 +129,20 @@ def _read(path: Path) -> LocalInfo:
     return info
 
 
-async def _launch(rental: Rental, info: LocalInfo, config: ConsumerConfig) -> None:
-    await rental.launch(info, env=config.filtered(os.environ), argv=None, cwd=None)
-
-
-async def _obey_signals(runtime: Runtime, rental: Rental, stopped: anyio.Event) -> None:
+async def _obey_signals(kernel: _Kernel, scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for signum in signals:
             if signum == signal.SIGTERM:
-                stopped.set()
+                scope.cancel()
             else:
-                runtime.soon(rental.signal, signum)
+                kernel.interrupt(signum)
 
 
-async def _watch_parent(stopped: anyio.Event) -> None:
-    parent = psutil.Process().parent()
-    while parent is None or parent.is_running():
-        await anyio.sleep(_PARENT_S)
-    stopped.set()
-
-
-async def _watch_kernel(runtime: Runtime, rental: Rental, stopped: anyio.Event) -> None:
-    await runtime.call(rental.wait_exit)
-    stopped.set()
+async def _watch_client(client: psutil.Process | None, scope: anyio.CancelScope) -> None:
+    while client is None or client.is_running():
+        await anyio.sleep(_CLIENT_S)
+    scope.cancel()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ promised slot lapses by itself, and a kernel starts only after the channel is op
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -51,6 +52,7 @@ from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
 from provider_kernel.collector import Collector
 from provider_kernel.config import ProviderConfig
+from provider_kernel.farewells import Farewells
 from provider_kernel.offers import OfferBook
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.tenancy import Tenancy
@@ -90,7 +92,9 @@ class Agent:
         self._promises: dict[bytes, Promise] = {}
         self._visitors: list[Visitor] = []
         self._tenancies: dict[bytes, Tenancy] = {}
-        self._collector = Collector(ledger, wallet, journal, self._tenancies)
+        self._farewells = Farewells()
+        self._opening: set[bytes] = set()
+        self._collector = Collector(ledger, wallet, journal, self._tenancies, self._serves)
         self._stopping = anyio.Event()
 
     @property
@@ -300,12 +304,13 @@ class Agent:
         if promise.opening:
             raise LeaseRefused(reason="this lease is being opened already")
         promise.opening = True
+        self._opening.add(channel_id)
         try:
             transaction = await self._lock(channel_id, terms, promise, opening, peer)
         finally:
             promise.opening = False
+            self._opening.discard(channel_id)
         self._promises.pop(terms.lease_hash, None)
-        self._journal.save_transaction(channel_id, "open", transaction)
         tenancy = Tenancy(
             channel_id=channel_id,
             terms=terms,
@@ -321,6 +326,11 @@ class Agent:
         self._slots[promise.slot] = tenancy
         self._tenancies[channel_id] = tenancy
         tasks.start_soon(self._keep, tenancy)
+        try:
+            self._journal.save_transaction(channel_id, "open", transaction)
+        except DepinError as error:
+            # Only the receipt lacks it; the money is locked, and the renter shall have a kernel for it.
+            log.warning("lease=%s %s", channel_id.hex(), error)
         return LeaseOpened(transaction)
 
     async def _lock(
@@ -344,7 +354,8 @@ class Agent:
             return await self._ledger.open(self._wallet, terms, opening)
         except BaseException:
             # It may be on its way all the same: the collector asks the ledger, and gives the deposit back.
-            self._journal.end(channel_id, EndReason.START_FAILED.value, 0)
+            with contextlib.suppress(DepinError):
+                self._journal.end(channel_id, EndReason.START_FAILED.value, 0)
             self._promises.pop(terms.lease_hash, None)
             self._slots[promise.slot] = None
             self._collector.wake()
@@ -372,11 +383,12 @@ class Agent:
         except Exception:
             log.exception("lease=%s failed", tenancy.channel_id.hex())
             self._collector.wake()
-        # The consumer may be cut off just now: the outcome waits for it as long as the tunnel does.
-        with anyio.move_on_after(tenancy.offer.grace_s):
-            await tenancy.heard()
-        tenancy.driver.close()
+        await self._farewells.say(tenancy)
         self._tenancies.pop(tenancy.channel_id, None)
+        self._collector.wake()
+
+    def _serves(self, channel_id: bytes) -> bool:
+        return channel_id in self._tenancies or channel_id in self._opening
 
     def _recover(self) -> None:
         """Leases that an earlier life of this agent served are over: their kernels died with it."""

@@ -31,6 +31,7 @@ from jupyter_depin.transport import Endpoint
 from jupyter_depin.transport.iroh import bind
 from provider_kernel.agent import Agent
 from provider_kernel.config import ProviderConfig
+from provider_kernel.machine import allow_many_files, check_unseen, occupied
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.sandbox.choice import choose
 from provider_kernel.sandbox.connection import socket_paths
@@ -116,10 +117,11 @@ def _run(options: argparse.Namespace) -> None:
 
 async def _start(options: argparse.Namespace) -> None:
     home: Path = options.home.expanduser()
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigError(detail=f"the folder {home} cannot be made ({error.strerror})") from error
+    with occupied(home):
+        await _lend(home, options)
+
+
+async def _lend(home: Path, options: argparse.Namespace) -> None:
     loopback: NodeId | None = options.loopback
     overrides = {"listen": options.listen, "sandbox": options.sandbox}
     if options.address_book:
@@ -135,6 +137,8 @@ async def _start(options: argparse.Namespace) -> None:
     trusted = frozenset([loopback]) if loopback else _trusted(config)
     sandbox = choose(config.sandbox)
     sandbox.check()
+    check_unseen((home, config.kernel_root), sandbox.shown())
+    allow_many_files()
     wallet = Wallet.load_or_create(config.path("wallet.key"))
     secret = load_or_create_node_secret(config.path("node.key"))
     journal = Journal(config.path("journal.sqlite"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -12,6 +12,7 @@ from jupyter_depin.drivers.settlement import collect
 from jupyter_depin.errors import DepinError
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
+from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.receipt import Receipt
 from provider_kernel.tenancy import Tenancy
 
@@ -22,12 +23,22 @@ _RETRY_S = (1, 5, 15, 60, 300)
 
 
 class Collector:
-    """The agent's cashier. `tenancies`: the agent's own, by channel id; those still serving are let be."""
+    """The agent's cashier. `tenancies`: the agent's own, by channel id; those still serving are let be.
+
+    `serves`: whether the agent has something to do with a lease that has not ended. One that it knows nothing of was
+    left behind by a journal that failed.
+    """
 
     def __init__(
-        self, ledger: Ledger, wallet: Wallet, journal: Journal, tenancies: Mapping[bytes, Tenancy]
+        self,
+        ledger: Ledger,
+        wallet: Wallet,
+        journal: Journal,
+        tenancies: Mapping[bytes, Tenancy],
+        serves: Callable[[bytes], bool],
     ) -> None:
         self._ledger, self._wallet, self._journal, self._tenancies = ledger, wallet, journal, tenancies
+        self._serves = serves
         self._uncollected = anyio.Event()
 
     def wake(self) -> None:
@@ -47,6 +58,11 @@ class Collector:
         attempt = 0
         while True:
             try:
+                for record in self._journal.open_leases("payee"):
+                    if not self._serves(record.channel_id):
+                        self._journal.end(
+                            record.channel_id, EndReason.PROVIDER_STOPPED.value, record.served_ns
+                        )
                 for record in self._journal.unsettled("payee"):
                     await self._collect_later(record.channel_id)
                 left = bool(self._journal.unsettled("payee"))

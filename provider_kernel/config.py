@@ -16,6 +16,7 @@ Plain frozen values go down from here; nothing below reads a file or the environ
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from dataclasses import dataclass, fields
@@ -97,8 +98,12 @@ class ProviderConfig:
 
     @property
     def kernel_root(self) -> Path:
-        """Where kernels have their folders: `kernels`, or a folder in the home."""
-        return self.path(self.kernels or "kernels")
+        """Where kernels have their folders: below `kernels`, or in the home. The agent clears it when it starts."""
+        if not self.kernels:
+            return self.path("kernels")
+        # A name of its own: others may have things there, another agent among them.
+        own = hashlib.blake2s(str(self.home.absolute()).encode(), digest_size=4).hexdigest()
+        return self.path(self.kernels) / f"depin-{own}"
 
     def kernel_folder(self, channel_id: bytes) -> Path:
         """A kernel's own folder. Its name is short, for the paths of the sockets in it have a narrow limit."""

@@ -22,7 +22,7 @@ from jupyter_depin.drivers.clock import steady_ns
 from jupyter_depin.drivers.handshake import not_launched, unsettled
 from jupyter_depin.drivers.meter import PayeeDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
-from jupyter_depin.errors import DepinError, LeaseEnded, RemoteProtocolError
+from jupyter_depin.errors import DepinError, LeaseEnded, MessageTooBig, RemoteProtocolError
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.frames import Lane, Part
@@ -36,6 +36,7 @@ from jupyter_depin.protocol.messages import (
     LaunchFailed,
     LeaseFact,
     LeaseOrder,
+    LeftOut,
     Paused,
     Settled,
     Signal,
@@ -56,6 +57,8 @@ _FINAL_VOUCHER_S = 10
 """How long an ended lease waits for the last voucher before it is settled with the newest one."""
 _URGENT_S = 1.0
 """How long a kernel that was stopped for its output's sake runs on after an interrupt before that is looked at again."""
+_NEWS_S = 1.0
+"""News of output that was left out comes no more often than this."""
 _LANE_LIMIT = 64 << 20
 """Bytes that a lane holds for the consumer before the kernel is stopped. An interrupt lets it run on up to twice that."""
 _KERNEL_LANES = (Lane.SHELL, Lane.STDIN, Lane.CONTROL, Lane.IOPUB)
@@ -112,6 +115,8 @@ class Tenancy:
         self._channels: KernelSide | None = None
         self._epoch = self._ordered_epoch = 0
         self._stopped_for: set[str] = set()
+        self._signals: dict[int, None] = {}
+        self._told_left_out = False
         self._over = anyio.Event()
         self._reason: EndReason | None = None
         self.slot_free = anyio.Event()
@@ -249,6 +254,7 @@ class Tenancy:
         self._say(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:
+        self._signals.clear()
         try:
             if self._kernel is not None:
                 await self._kernel.destroy()
@@ -269,10 +275,21 @@ class Tenancy:
     # -- what the kernel says
 
     def _said(self, lane: Lane, parts: Sequence[Part]) -> None:
-        self.driver.send(lane, *parts)
+        try:
+            self.driver.send(lane, *parts)
+        except MessageTooBig as error:
+            log.info("lease=%s %s", self.channel_id.hex(), error)
+            self._tell_left_out(LeftOut(sum(map(len, parts)), len(parts)))
         if not self._has_room():
             # It may run because of an interrupt.
             self._look_at_output()
+
+    def _tell_left_out(self, news: LeftOut) -> None:
+        # A kernel must not fill the lane with such news.
+        if not self._told_left_out:
+            self._told_left_out = True
+            self.driver.later(_NEWS_S, lambda: setattr(self, "_told_left_out", False))
+            self._say(news)
 
     def _has_room(self) -> bool:
         """Whether a kernel that fills a lane may run on for an interrupt's sake."""
@@ -326,10 +343,22 @@ class Tenancy:
                     self._let_through()
                     # A kernel that stands still for arrears must not be woken by its consumer.
                     if order.signum != _CONTINUE or not self._stopped_for:
-                        self._kernel.interrupt(order.signum)
+                        self._signal_soon(order.signum)
             case End():
                 known = {reason.value: reason for reason in EndReason}
                 self.end(known.get(order.reason, EndReason.STOPPED_BY_USER))
+
+    def _signal_soon(self, signum: int) -> None:
+        # Each is a look at all processes of the machine: of a flood, equal ones are one.
+        if not self._signals:
+            self.driver.later(0, self._signal)
+        self._signals[signum] = None
+
+    def _signal(self) -> None:
+        signals, self._signals = self._signals, {}
+        if self._kernel is not None:
+            for signum in signals:
+                self._kernel.interrupt(signum)
 
     def _tunnel_event(self, event: Event) -> None:
         match event:

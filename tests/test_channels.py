@@ -467,6 +467,14 @@ async def test_clients_with_names_are_bounded_too_and_the_newest_stay(bench):
         assert (await heard.count(2))[-1] == (Lane.CONTROL, [b"page 0", b"reply"])
 
 
+@pytest.mark.parametrize("lane", [Lane.IOPUB, Lane.LEASE])
+async def test_a_clients_message_on_another_lane_is_the_peers_fault(bench, lane):
+    async with bench() as b:
+        side = b.kernel_side(Kernel(b).endpoints, Heard())
+        with pytest.raises(RemoteProtocolError):
+            side.deliver(lane, [b"lab", b"x"])
+
+
 @pytest.mark.parametrize("identity", [b"", b"x" * 256])
 async def test_an_identity_that_zeromq_cannot_bear_is_the_peers_fault(bench, identity):
     async with bench() as b:

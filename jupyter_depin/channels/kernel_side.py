@@ -23,12 +23,10 @@ log = logging.getLogger(__name__)
 
 _LONGEST_IDENTITY = 255
 """ZeroMQ's own limit, in bytes."""
-_ANONYMOUS_KEPT = 32
+_ANONYMOUS_KEPT = 16
 """Sets of kernel sockets kept for clients without an identity of their own (probes); the oldest is closed first."""
-_NAMED_KEPT = 128
+_NAMED_KEPT = 64
 """The same for clients with one: each reload of a browser's page brings a new one."""
-_SOCKETS = 4096
-"""What one kernel's side may have at a time, those that are still being closed included."""
 _SUBSCRIBED_S = 0.1
 """How long after its handshake a subscription that the kernel does not confirm is taken for made."""
 
@@ -93,7 +91,6 @@ class KernelSide:
         self._endpoints, self._on_message = endpoints, on_message
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
         self._waiting: list[tuple[Lane, Sequence[Part]]] | None = []
-        self._context.set(zmq.MAX_SOCKETS, _SOCKETS)
         # A hostile kernel's frames lie in this process, outside the kernel's own limits.
         self._context.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
         iopub = unlimited(self._context.socket(zmq.SUB))
@@ -105,6 +102,8 @@ class KernelSide:
 
     def deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
         """Hand a client's message (identity first) to the kernel. Raises `RemoteProtocolError`, `TransportError`."""
+        if lane not in LANES.values():
+            raise RemoteProtocolError(detail=f"a client's message on the {lane.name} lane")
         if not 0 < len(parts[0]) <= _LONGEST_IDENTITY:
             raise RemoteProtocolError(detail=f"a client's identity of {len(parts[0])} bytes")
         if self._waiting is not None:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Backend:
     wallet: Wallet
     journal: Journal
     agent: subprocess.Popen[bytes] | None = None
+    purse: anyio.Lock = field(default_factory=anyio.Lock)
 
     def alive(self) -> bool:
         """Whether new rentals can be made of it."""

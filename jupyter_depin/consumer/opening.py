@@ -19,6 +19,7 @@ from jupyter_depin.consumer.offers import ranked
 from jupyter_depin.drivers.clock import unix_now, unix_ns
 from jupyter_depin.drivers.handshake import ask
 from jupyter_depin.errors import (
+    BadTicket,
     ConfigError,
     ConnectionLost,
     EmptyWallet,
@@ -59,6 +60,8 @@ from jupyter_depin.transport import Connection, Endpoint, Stream
 
 log = logging.getLogger(__name__)
 
+_ANOTHER_MAY = (TransportError, LeaseError, RemoteProtocolError, BadTicket, EmptyWallet, LimitTooLow)
+"""What one provider fails with, and the next one may not."""
 _ANSWER_S = 15
 _PROMISE_S = 120
 """The longest promise that is taken: our order to lock the deposit holds as long as it does, and then `_OPEN_S`."""
@@ -71,7 +74,8 @@ and some questions before. Whoever left sooner would lock a second deposit elsew
 class OpenedLease:
     """A lease whose channel is open. `link`: the connection it was made on, to attach the tunnel to.
 
-    `paid` and `elapsed_ns` (since the kernel became ready) are set for a lease taken up again from the journal.
+    `paid`, `served_ns` and `elapsed_ns` (since the kernel became ready) are set for a lease taken up again from the
+    journal.
     """
 
     offer: Offer
@@ -82,6 +86,7 @@ class OpenedLease:
     link: tuple[Connection, Stream] | None = None
     paid: Amount = NOTHING
     elapsed_ns: int = 0
+    served_ns: int = 0
 
     def attach(self, node: NodeId, *, fresh: bool) -> AttachTunnel:
         """The request that joins a connection of `node`, this process's own, to the lease's tunnel."""
@@ -96,9 +101,13 @@ async def open_lease(
     ledger: Ledger,
     wallet: Signer,
     journal: Journal,
+    purse: anyio.Lock,
     kernel_id: str,
 ) -> OpenedLease:
-    """Rent from the first provider that will. Called by the runtime. Raises why the last one would not."""
+    """Rent from the first provider that will. Called by the runtime. Raises why the last one would not.
+
+    `purse` is held from the look at the wallet until the deposit is locked: two rentals may not count on the same money.
+    """
     if not config.tickets:
         raise ConfigError(detail="no provider is known; add a ticket to config.toml or to the kernel spec")
     failure: Exception | None = None
@@ -106,9 +115,9 @@ async def open_lease(
         try:
             return await _open_at(
                 Ticket.parse(text), config, endpoint=endpoint, ledger=ledger, wallet=wallet, journal=journal,
-                kernel_id=kernel_id,
+                purse=purse, kernel_id=kernel_id,
             )  # fmt: skip
-        except (TransportError, LeaseError, RemoteProtocolError) as error:
+        except _ANOTHER_MAY as error:
             log.info("%s", error)
             failure = error
     assert failure is not None
@@ -123,6 +132,7 @@ async def _open_at(
     ledger: Ledger,
     wallet: Signer,
     journal: Journal,
+    purse: anyio.Lock,
     kernel_id: str,
 ) -> OpenedLease:
     connection = await endpoint.connect(ticket.address)
@@ -141,7 +151,6 @@ async def _open_at(
         key = Wallet.generate()
         offer, lease = await _promised(control, offers, key, config)
         deposit = _deposit(offer, lease, config)
-        await _fund(ledger, wallet, deposit)
         terms = Terms(
             payer=wallet.address,
             signer=key.address,
@@ -158,13 +167,15 @@ async def _open_at(
         opening = Opening(
             deposit, open_by, wallet.sign(open_digest(asset.domain, channel_id, deposit, open_by))
         )
-        journal.save_lease(
-            LeaseRecord.of_payer(
-                channel_id, terms, offer, deposit, ticket.address, key, kernel_id, unix_ns(), open_by
+        async with purse:
+            await _fund(ledger, wallet, deposit)
+            journal.save_lease(
+                LeaseRecord.of_payer(
+                    channel_id, terms, offer, deposit, ticket.address, key, kernel_id, unix_ns(), open_by
+                )
             )
-        )
-        with _patience(_OPEN_S):
-            opened = await ask(control, OpenLease(terms, opening), LeaseOpened)
+            with _patience(_OPEN_S):
+                opened = await ask(control, OpenLease(terms, opening), LeaseOpened)
         if await ledger.channel(channel_id) is None:
             raise LeaseRefused(reason="it says that the deposit is locked, but the payment network does not")
         journal.save_transaction(channel_id, "open", opened.transaction)

@@ -23,23 +23,25 @@ from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.market import close_digest
-from jupyter_depin.protocol.money import Amount
+from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
 
 log = logging.getLogger(__name__)
 
 _PROVIDER_S = 10
 """How long a provider may take to answer for a rental that is over anyway."""
+_COLLECT_NS = 600 * NS_PER_SECOND
+"""How long a provider that answers may take to collect. It can still do so when the vault has been asked to close."""
 
 
 async def recover(
     backend: Backend,
     on_change: Callable[[Rental], None],
-    alive: Callable[[str], bool] = lambda _: False,
+    alive: Callable[[LeaseRecord], bool] = lambda _: False,
     say: Callable[[str], None] | None = None,
 ) -> int:
     """Settle what can be settled now; returns how many are left. Called at the first rental and by `rentals`.
 
-    `alive`: whether this very process still rents for a kernel id; such a lease is nobody's to recover. `say` is told
+    `alive`: whether this very process still rents it; such a lease is nobody's to recover. `say` is told
     why each of those that are left is.
     """
     left = 0
@@ -51,7 +53,7 @@ async def recover(
             say(f"{record.channel_id.hex()[:16]}  {reason}")
 
     for record in [*journal.open_leases("payer"), *journal.unsettled("payer")]:
-        if alive(record.kernel_id):
+        if alive(record):
             continue
         if not journal.claim(record.channel_id):
             tell(record, "A running program of yours holds it and will settle it.")
@@ -66,13 +68,23 @@ async def recover(
 
 
 async def _settle(record: LeaseRecord, backend: Backend, on_change: Callable[[Rental], None]) -> None:
+    ledger, journal = backend.ledger, backend.journal
     try:
-        await confirm(record.channel_id, ledger=backend.ledger, journal=backend.journal)
-        backend.journal.end(record.channel_id, EndReason.PROVIDER_STOPPED.value, record.served_ns)
+        if await ledger.closing(record.channel_id) is not None:
+            # Nobody was here when it ended: not before what was served, as far as this side heard of it.
+            began = record.ready_ns or record.opened_ns
+            journal.end(
+                record.channel_id,
+                EndReason.PROVIDER_STOPPED.value,
+                record.served_ns,
+                began + record.served_ns,
+            )
+        await confirm(record.channel_id, ledger=ledger, journal=journal)
+        journal.end(record.channel_id, EndReason.PROVIDER_STOPPED.value, record.served_ns)
         return
     except DepinError as error:
         log.info("rental=%s %s", record.channel_id.hex(), error)
-    voucher = backend.journal.voucher(record.channel_id)
+    voucher = journal.voucher(record.channel_id)
     opened = OpenedLease(
         offer=record.offer,
         deposit=record.deposit,
@@ -81,13 +93,14 @@ async def _settle(record: LeaseRecord, backend: Backend, on_change: Callable[[Re
         address=record.address,
         paid=voucher.voucher.amount if voucher else Amount(0),
         elapsed_ns=unix_ns() - record.ready_ns if record.ready_ns else 0,
+        served_ns=record.served_ns,
     )
     rental = Rental(
         opened=opened,
         config=replace(backend.config, settle_wait_s=_PROVIDER_S),
         endpoint=backend.endpoint,
-        ledger=backend.ledger,
-        journal=backend.journal,
+        ledger=ledger,
+        journal=journal,
         kernel_id=record.kernel_id,
         on_change=on_change,
         recovered=True,
@@ -96,14 +109,15 @@ async def _settle(record: LeaseRecord, backend: Backend, on_change: Callable[[Re
         tasks.start_soon(rental.run)
         await rental.settle(EndReason.STOPPED_BY_USER)
     if rental.failure is not None:
-        if not rental.reached:
+        ended_ns = record.ended_ns or unix_ns()
+        if not rental.reached or unix_ns() - ended_ns > _COLLECT_NS:
             await _close_alone(record, backend)
             return
         raise rental.failure
 
 
 async def _close_alone(record: LeaseRecord, backend: Backend) -> None:
-    """End a lease whose provider cannot be reached: the vault gives it time to claim, then the rest comes back.
+    """End a lease whose provider does not: the vault gives it time to claim, then the rest comes back.
 
     Raises `SettlementPending` with the day on which that is, and what the ledger raises.
     """

@@ -28,13 +28,14 @@ from jupyter_depin.errors import (
     DepinError,
     KernelStartFailed,
     LeaseEnded,
+    MessageTooBig,
     RemoteProtocolError,
     SettlementPending,
     TransportError,
 )
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason, Lifecycle, State
-from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.frames import Lane, Part, too_big
 from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.messages import (
     Attached,
@@ -44,6 +45,7 @@ from jupyter_depin.protocol.messages import (
     Launch,
     Launched,
     LaunchFailed,
+    LeftOut,
     Paused,
     Settled,
     SettleFailed,
@@ -111,7 +113,7 @@ class Rental:
             on_change=self._changed,
         )
         if recovered:
-            self._meter.restore(opened.paid, opened.elapsed_ns)
+            self._meter.restore(opened.paid, opened.served_ns, opened.elapsed_ns)
         self._client_side: ClientSide | None = None
         self._epoch = 0
         self._launching: Launching | None = None
@@ -122,6 +124,7 @@ class Rental:
         self._over = anyio.Event()
         self._provider_ended = anyio.Event()
         self._provider_settled = anyio.Event()
+        self._collected = False
         self._finished = anyio.Event()
         self.receipt: Receipt | None = None
         self.failure: DepinError | None = None
@@ -222,12 +225,13 @@ class Rental:
         await self._provider_settled.wait()
 
     async def _conclude(self) -> None:
-        # A provider that still serves, or has just come back, collects within moments.
-        patient = self.reason is EndReason.PROVIDER_LOST_KERNEL or self.failure is not None
-        why = "the provider has not collected yet" if patient else "the payment network is slow"
-        self.failure = SettlementPending(reason=why)
-        reason = self.reason or EndReason.STOPPED_BY_USER
-        self._journal.end(self.channel_id, reason.value, self._meter.served_ns)
+        # Who has just come back collects within moments; of what was collected our node may hear later than its own.
+        lost = self.reason is EndReason.PROVIDER_LOST_KERNEL
+        patient = lost or self._collected or self.failure is not None
+        slow = "the provider has not collected yet" if patient else "the payment network is slow"
+        self.failure = SettlementPending(reason=slow)
+        reason = (self.reason or EndReason.STOPPED_BY_USER).value
+        self._journal.end(self.channel_id, reason, self._meter.served_ns)
         self.receipt = await confirmed(self.channel_id, self._ledger, self._journal, patient=patient)
         self.failure = None
 
@@ -272,7 +276,10 @@ class Rental:
     # -- what arrives
 
     def _from_client(self, lane: Lane, parts: list[Part]) -> None:
-        self._driver.send(lane, self._epoch.to_bytes(4, "big"), *parts)
+        try:
+            self._driver.send(lane, self._epoch.to_bytes(4, "big"), *parts)
+        except MessageTooBig as error:
+            self._tell(error)
 
     def _received(self, lane: Lane, parts: Sequence[Part]) -> None:
         if lane is Lane.PAYMENT:
@@ -308,13 +315,15 @@ class Rental:
             case Unpaused():
                 self._paused = False
                 self._move(State.RUNNING)
+            case LeftOut() as left:
+                self._tell(too_big(left.size, left.parts, Lane.IOPUB))
             case Ended(reason=reason):
                 self._provider_ended.set()
                 self._end(EndReason(reason) if reason in set(EndReason) else EndReason.PROVIDER_STOPPED)
-            case Settled():
-                self._provider_settled.set()
-            case SettleFailed() as failed:
-                self.failure = DepinError.from_wire(failed.code, failed.facts)
+            case Settled() | SettleFailed() as outcome:
+                self._collected = isinstance(outcome, Settled)
+                if isinstance(outcome, SettleFailed):
+                    self.failure = DepinError.from_wire(outcome.code, outcome.facts)
                 self._provider_settled.set()
         self._changed()
 
@@ -339,11 +348,16 @@ class Rental:
         if not self._over.is_set():
             self._move(State.ENDING, reason)
             self._over.set()
-            if self._client_side is not None and self._exit_status is None and reason not in _QUIET:
-                self._client_side.say(f"[jupyter-depin] {self._ended_error()}")
+            if self._exit_status is None and reason not in _QUIET:
+                self._tell(self._ended_error())
             if self._launching is not None:
                 self._launching.failed(self._ended_error())
             self._kernel_gone(1)
+
+    def _tell(self, error: DepinError) -> None:
+        """Say it in the output of the cell that ran last."""
+        if self._client_side is not None:
+            self._client_side.say(f"[jupyter-depin] {error}")
 
     def _kernel_gone(self, status: int) -> None:
         if self._exit_status is None:

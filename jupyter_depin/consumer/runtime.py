@@ -30,6 +30,7 @@ from jupyter_depin.consumer.opening import open_lease
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.errors import DepinError, LeaseEnded, RentalNotFound
+from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.status import RentalStatus
 
@@ -149,10 +150,14 @@ class Runtime:
                 ledger=backend.ledger,
                 wallet=backend.wallet,
                 journal=backend.journal,
+                purse=backend.purse,
                 kernel_id=kernel_id,
             )
         finally:
             self._opening.remove(kernel_id)
+            if config in self._pending:
+                # Whoever was asked before, or failed just now, may have locked a deposit all the same.
+                self._pending[config].set()
         rental = Rental(
             opened=opened,
             config=backend.config,
@@ -184,8 +189,8 @@ class Runtime:
                     self._tasks.start_soon(self._settle_what_is_left, config, backend)
             return backend
 
-    def _alive(self, kernel_id: str) -> bool:
-        return kernel_id in self._opening or any(r.kernel_id == kernel_id for r in self._rentals.values())
+    def _alive(self, record: LeaseRecord) -> bool:
+        return record.kernel_id in self._opening or record.channel_id.hex() in self._rentals
 
     async def _settle_what_is_left(self, config: ConsumerConfig, backend: Backend) -> None:
         """Settle what earlier processes left behind, and what this one could not settle at once; never gives up."""

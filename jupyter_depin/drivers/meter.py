@@ -40,6 +40,8 @@ from jupyter_depin.protocol.voucher import SignedVoucher, VerifiedVoucher, Vouch
 
 log = logging.getLogger(__name__)
 
+_FIRST_KERNEL_NS = 180 * NS_PER_SECOND
+"""How long a lease may be without its first kernel: three failed starts of the longest kind."""
 _NEWS_NS = NS_PER_SECOND
 """How late the news of another kernel may be. The meter's own tolerance is for the first: were it for all of them, each
 restart would use some of it up, and an honest provider would stand in arrears for good."""
@@ -76,6 +78,9 @@ class PayeeDriver:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._all_paid = anyio.Event()
+        self._unwritten: VerifiedVoucher | None = None
+        self._payee.open(steady_ns(), _FIRST_KERNEL_NS)
+        self._arm()
 
     def start(self) -> None:
         """A kernel is ready: the clock runs. Called at each launch."""
@@ -105,6 +110,11 @@ class PayeeDriver:
         """Stop the clock, claim a last time, and return what was served, in ns."""
         now = steady_ns()
         self._payee.stop(now)
+        try:
+            self._write()
+        except DepinError as error:
+            # The last voucher is worth as much, and is asked for now.
+            log.warning("lease=%s %s", self._channel_id.hex(), error)
         self._pump()
         served_ns = self._payee.served_ns(now)
         self._send(ServedClaim(served_ns, final=True))
@@ -122,15 +132,19 @@ class PayeeDriver:
 
     def _pump_soon(self) -> None:
         # From the loop, as the timer does: a journal that fails for a while must not fail a launch.
-        self._loop.call_soon(self._pump)
+        self._loop.call_soon(self._pump_alone)
 
     def _pump(self) -> None:
-        try:
-            while (event := self._payee.next_event()) is not None:
+        failure: DepinError | None = None
+        while (event := self._payee.next_event()) is not None:
+            try:
                 self._handle(event)
-        finally:
-            # Also when the journal failed: a meter that stands would let the kernel run unpaid.
-            self._arm()
+            except DepinError as error:
+                # The journal failed: a pause or an end that was due all the same must not be lost with it.
+                failure = failure or error
+        self._arm()
+        if failure is not None:
+            raise failure
 
     def _handle(self, event: PayeeEvent) -> None:
         match event:
@@ -138,9 +152,11 @@ class PayeeDriver:
                 self._journal.save_served(self._channel_id, event.served_ns)
                 self._send(ServedClaim(event.served_ns))
             case VoucherAccepted():
-                self._journal.save_voucher(event.voucher)
+                self._unwritten = event.voucher
+                self._write()
                 self._send(VoucherTaken(event.voucher.voucher.amount))
             case VoucherStale():
+                self._write()
                 self._send(VoucherTaken(event.paid))
             case PauseKernel():
                 self._on_pause()
@@ -148,6 +164,12 @@ class PayeeDriver:
                 self._on_unpause()
             case EndLease():
                 self._on_end(event.reason)
+
+    def _write(self) -> None:
+        """Write down the newest voucher, if the journal failed when it came: until then nobody may be told."""
+        if self._unwritten is not None:
+            self._journal.save_voucher(self._unwritten)
+            self._unwritten = None
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -160,7 +182,14 @@ class PayeeDriver:
     def _ring(self) -> None:
         self._timer = None
         self._payee.handle_timer(steady_ns())
-        self._pump()
+        self._pump_alone()
+
+    def _pump_alone(self) -> None:
+        """Handle what is due where nobody waits for the outcome: the journal may fail for a while."""
+        try:
+            self._pump()
+        except DepinError as error:
+            log.warning("lease=%s %s", self._channel_id.hex(), error)
 
 
 class PayerDriver:
@@ -194,9 +223,10 @@ class PayerDriver:
         """What was signed in all."""
         return self._payer.paid
 
-    def restore(self, paid: Amount, elapsed_ns: int) -> None:
+    def restore(self, paid: Amount, served_ns: int, elapsed_ns: int) -> None:
         """Go on from the journal: `elapsed_ns` have passed since the kernel became ready."""
         self._payer.restore(paid)
+        self.served_ns = served_ns
         self._started = True
         self._payer.start(steady_ns() - elapsed_ns)
 
@@ -268,6 +298,6 @@ class PayerDriver:
             self._key.address,
             self._domain,
         )
-        self._journal.save_voucher(signed)
+        self._journal.save_voucher(signed, self.served_ns)
         self._newest = signed
         return signed

@@ -115,6 +115,7 @@ class Payee:
         self._lease_end = 0
         self._grace_end = 0
         self._rest_end = 0
+        self._first_end: int | None = None
         self._events: deque[PayeeEvent] = deque()
 
     # -- what the driver tells
@@ -124,6 +125,10 @@ class Payee:
         if self.state is not State.IDLE:
             raise LocalProtocolError(detail=f"payee restored while {self.state.name.lower()}")
         self.paid, self._served_ns = amount(paid), served_ns
+
+    def open(self, now: int, patience_ns: int) -> None:
+        """The lease is open: it ends after `patience_ns`, or after the grace if that is longer, unless a kernel is ready."""
+        self._first_end = now + max(patience_ns, self._grace_ns)
 
     def start(self, now: int) -> None:
         """Start the clock, or let it run on. Called the moment a kernel is ready."""
@@ -175,7 +180,9 @@ class Payee:
     def handle_timer(self, now: int) -> None:
         """Let everything happen that is due by `now`, in the order in which it fell due."""
         while (due := self.get_timer()) is not None and due <= now:
-            if due == self._next_tick:
+            if self.state is State.IDLE:
+                self._end(EndReason.START_FAILED, due)
+            elif due == self._next_tick:
                 # A timer that rings late catches up with one claim, not with many.
                 self._events.append(TickDue(self.served_ns(now)))
                 self._next_tick += (1 + (now - due) // self._tick_ns) * self._tick_ns
@@ -225,7 +232,9 @@ class Payee:
             case State.PAUSED | State.RESTING_UNPAID:
                 # The rest began after the pause, so its grace ends later.
                 return min(self._next_tick, self._lease_end, self._grace_end)
-            case State.IDLE | State.ENDED:
+            case State.IDLE:
+                return self._first_end
+            case State.ENDED:
                 return None
 
     # -- inside

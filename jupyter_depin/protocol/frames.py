@@ -19,15 +19,16 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from jupyter_depin.errors import DepinError, RemoteProtocolError
+from jupyter_depin.errors import DepinError, MessageTooBig, RemoteProtocolError
 
 VERSION = 1
 """Raised when an old peer could not follow; sent in the first message of a connection."""
 
 MAX_FRAME = 1 << 30
 """Bytes of one data frame: more than any notebook output, less than what would hurt. A giant length ends the link."""
-MAX_PARTS = 4096
+MAX_PARTS = 1 << 15
 MAX_MESSAGE = 1 << 20
+"""Bytes of one of our own words, wherever it travels."""
 
 Part = bytes | memoryview | bytearray
 
@@ -52,6 +53,18 @@ PRIORITY: dict[Lane, int] = {
     Lane.IOPUB: 10,
 }
 """Higher goes first where the link is narrow."""
+
+
+def longest(lane: Lane) -> int:
+    """The most bytes that one message of a lane may have: the kernel's own are big, ours are not."""
+    return MAX_MESSAGE if lane in (Lane.LEASE, Lane.PAYMENT) else MAX_FRAME
+
+
+def too_big(size: int, parts: int, lane: Lane) -> MessageTooBig:
+    """The error for a message beyond a lane's bounds."""
+    return MessageTooBig(
+        size=f"{size:,}", parts=f"{parts:,}", limit=f"{longest(lane):,}", most=f"{MAX_PARTS:,}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +118,10 @@ def encode_data(frame: Data) -> list[Part]:
 
 
 class DataDecoder:
-    """Turns the bytes of one lane's stream into data frames. Memory is bounded by `max_frame` plus one read."""
+    """Turns the bytes of one lane's stream into data frames. Memory is bounded by `longest(lane)` plus one read."""
 
-    def __init__(self, lane: Lane, max_frame: int = MAX_FRAME) -> None:
-        self._lane, self._max_frame = lane, max_frame
+    def __init__(self, lane: Lane, max_frame: int | None = None) -> None:
+        self._lane, self._max_frame = lane, longest(lane) if max_frame is None else max_frame
         self._head = bytearray()
         self._seq = 0
         self._lengths: tuple[int, ...] | None = None

@@ -163,6 +163,13 @@ class Unpaused(msgspec.Struct, frozen=True, tag="unpaused"):
     """The kernel goes on."""
 
 
+class LeftOut(msgspec.Struct, frozen=True, tag="left-out"):
+    """The kernel said something that is too big for the tunnel: so many bytes, in so many parts."""
+
+    size: int
+    parts: int
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """The lease is over; `served_ns` is the last claim. A final voucher is still taken."""
 
@@ -184,7 +191,9 @@ class SettleFailed(msgspec.Struct, frozen=True, tag="settle-failed"):
     facts: dict[str, str]
 
 
-LeaseFact = Launched | LaunchFailed | KernelExited | Paused | Unpaused | Ended | Settled | SettleFailed
+LeaseFact = (
+    Launched | LaunchFailed | KernelExited | Paused | Unpaused | LeftOut | Ended | Settled | SettleFailed
+)
 
 # -- the payment lane
 

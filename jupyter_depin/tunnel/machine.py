@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from enum import Enum
 
 from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
-from jupyter_depin.protocol.frames import Ack, Control, Data, Frame, Lane, Part, Ping, Pong, Resume
+from jupyter_depin.protocol.frames import (
+    MAX_PARTS,
+    Ack,
+    Control,
+    Data,
+    Frame,
+    Lane,
+    Part,
+    Ping,
+    Pong,
+    Resume,
+    longest,
+    too_big,
+)
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Message, Opened, Silent
 from jupyter_depin.tunnel.window import Window, held_bytes
@@ -98,11 +111,18 @@ class Tunnel:
         self._forget()
 
     def send(self, lane: Lane, parts: Sequence[Part], now: int) -> None:
-        """Take a message for the peer. Raises `LocalProtocolError` once the tunnel is closed or on no parts."""
+        """Take a message for the peer.
+
+        Raises `LocalProtocolError` once the tunnel is closed or on no parts, and `MessageTooBig` for one that the peer
+        would refuse: it would be sent again on each connection, and end it.
+        """
         if self.state is State.CLOSED or not parts:
             raise LocalProtocolError(detail=f"send on a {self.state.name} tunnel, {len(parts)} parts")
+        size = sum(map(len, parts))
+        if len(parts) > MAX_PARTS or size > longest(lane):
+            raise too_big(size, len(parts), lane)
         window = self._windows[lane]
-        frame = window.push(parts)
+        frame = window.push(parts, size)
         if self.state is State.OPEN:
             self._out.append(frame)
         self._report(window)
@@ -169,7 +189,7 @@ class Tunnel:
             its = fresh._windows[lane]
             its.full = window.full
             for data in window.unacked:
-                its.push(data.parts)
+                its.push(data.parts, data.size)
             fresh._report(its)
         return fresh
 

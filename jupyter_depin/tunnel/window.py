@@ -29,9 +29,9 @@ class Window:
         self.told = 0
         self.untold_bytes = 0
 
-    def push(self, parts: Sequence[Part]) -> Data:
-        """Number a message and keep it until it is acknowledged."""
-        frame = Data(self.lane, self.sent, parts, sum(map(len, parts)))
+    def push(self, parts: Sequence[Part], size: int) -> Data:
+        """Number a message of `size` bytes and keep it until it is acknowledged."""
+        frame = Data(self.lane, self.sent, parts, size)
         self.sent += 1
         self.unacked.append(frame)
         self.held += frame.size + self.OVERHEAD

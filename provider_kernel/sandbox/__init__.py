@@ -115,6 +115,9 @@ class Sandbox(Protocol):
     def facts(self) -> dict[str, str]:
         """What is in force on this machine (limit → by what), for the offer and `doctor`. Where `check` passes."""
 
+    def shown(self) -> list[str]:
+        """The machine's folders that every kernel can read. Where `check` passes."""
+
     async def start(self, command: KernelCommand, *, folder: Path, limits: Limits) -> SandboxedKernel:
         """Start a kernel; `folder` is an empty private folder of this kernel's own. Raises `KernelStartFailed`.
 

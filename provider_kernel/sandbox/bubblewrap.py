@@ -102,7 +102,7 @@ class BubblewrapSandbox:
         group = f"control group v{home.version}" if home else ""
         return {
             "sandbox": "bubblewrap " + ".".join(map(str, self._version())),
-            "memory": group if "memory" in grouped else "per process (RLIMIT_DATA)",
+            "memory": group if "memory" in grouped else "private memory per process (RLIMIT_DATA)",
             "processes": group
             if "pids" in grouped
             else "RLIMIT_NPROC"
@@ -115,6 +115,10 @@ class BubblewrapSandbox:
             "system calls": f"filter of {len(seccomp.build_filter()) // 8} instructions",
             "runs as": "a user that nobody is" if foreign_user.needed() else "the agent's user",
         }
+
+    def shown(self) -> list[str]:
+        """The machine's folders that every kernel can read. Where `check` passes."""
+        return view.shown()
 
     async def start(self, command: KernelCommand, *, folder: Path, limits: Limits) -> ConfinedKernel:
         """Start a kernel; `command.argv` and `command.cwd` are ignored. Raises `KernelStartFailed`, `SandboxMissing`."""
@@ -309,6 +313,8 @@ def _limit_each_process(pid: int, limits: Limits, grouped: Container[str]) -> No
         wanted[resource.RLIMIT_DATA] = (limits.memory, limits.memory)
     if limits.pids and "pids" not in grouped and _counts_processes():
         wanted[resource.RLIMIT_NPROC] = (limits.pids, limits.pids)
+    # Where memory runs out, the owner's own programs are not to die first.
+    Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
     for kind, (soft, hard) in wanted.items():
         _, highest = resource.prlimit(pid, kind)
         if highest != resource.RLIM_INFINITY:

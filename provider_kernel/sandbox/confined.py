@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,13 +22,16 @@ from jupyter_depin.errors import KernelStartFailed, MachineTrouble
 from provider_kernel.sandbox import KernelSockets, remove
 from provider_kernel.sandbox.cgroup import Cgroup
 from provider_kernel.sandbox.child import Child, ended, open_pidfd, ordinary_status
-from provider_kernel.sandbox.signals import signal_group
+from provider_kernel.sandbox.signals import signal_group, stands_still
 from provider_kernel.sandbox.tail import Tail
+
+log = logging.getLogger(__name__)
 
 CREDENTIALS = struct.Struct("iii")
 """`struct ucred`: pid, uid, gid."""
 
 ROUNDS = 20
+"""So often is a kernel's process tree looked at while it is stopped."""
 
 
 class ConfinedKernel:
@@ -89,19 +93,22 @@ class ConfinedKernel:
             signal_group(self._pid, signum)
 
     def pause(self) -> None:
-        """Stop every process in the sandbox: by the freezer, or one by one until none is left running."""
+        """Stop every process in the sandbox: by the freezer, or one by one until none is left running.
+
+        A kernel whose processes wake each other, or fork faster than they are stopped, is killed: it would run unpaid.
+        """
         if self.group is not None and self.group.can_freeze:
             self.group.freeze(True)
             return
-        stopped: set[int] = set()
         for _ in range(ROUNDS):
-            running = [process for process in self._inside() if process.pid not in stopped]
+            running = [process for process in self._inside() if not stands_still(process.pid)]
             if not running:
-                break
+                return
             for process in running:
-                stopped.add(process.pid)
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGSTOP)
+        log.warning("a kernel that would not be paused was killed")
+        self._kill()
 
     def unpause(self) -> None:
         """Let them run on."""
@@ -119,10 +126,7 @@ class ConfinedKernel:
     async def destroy(self) -> None:
         """Kill it with everything in its sandbox; remove its folder and its control group."""
         with anyio.CancelScope(shield=True):
-            if self._first_pidfd is not None:
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(self._first_pidfd, signal.SIGKILL)
-            self._bubblewrap.kill()
+            self._kill()
             if self.group is not None and self.group.can_freeze:
                 self.group.freeze(False)
             await self._bubblewrap.wait()
@@ -138,6 +142,12 @@ class ConfinedKernel:
         self._status = self._first_pidfd = None
         with anyio.CancelScope(shield=True):
             await remove(self._folder)
+
+    def _kill(self) -> None:
+        if self._first_pidfd is not None:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._first_pidfd, signal.SIGKILL)
+        self._bubblewrap.kill()
 
     def _inside(self) -> list[psutil.Process]:
         """The sandbox's processes but for its first, which only reaps; orphans are that one's children too."""

@@ -71,6 +71,10 @@ class ProcessSandbox:
         """What confines a kernel here, for `doctor` and the offer: nothing."""
         return {"sandbox": "none", "memory": "no limit", "processes": "no limit", "network": "open"}
 
+    def shown(self) -> list[str]:
+        """Everything that the agent can read itself; there is no folder that could be kept from a kernel."""
+        return []
+
     async def start(self, command: KernelCommand, *, folder: Path, limits: Limits) -> ProcessKernel:
         """Start a kernel; `limits` cannot be kept here. Raises `KernelStartFailed`.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,11 +53,28 @@ def _signal(pid: int, signum: int) -> None:
         _to_thread(pid, pid, signum)
 
 
+def stands_still(pid: int) -> bool:
+    """Whether a process is stopped, is about to stop, or is gone. Asked on Linux, after it was sent SIGSTOP."""
+    status = _status(pid)
+    waiting = _in_set(status.get("SigPnd", "0"), signal.SIGSTOP) or _in_set(
+        status.get("ShdPnd", "0"), signal.SIGSTOP
+    )
+    return waiting or status.get("State", "Z").strip()[:1] in "TtZX"
+
+
 def _blocked(pid: int, signum: int) -> bool:
     """Whether a process's main thread blocks a signal."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "SigBlk":
-                return bool(int(value, 16) >> (signum - 1) & 1)
-    return False
+    return _in_set(_status(pid).get("SigBlk", "0"), signum)
+
+
+def _in_set(mask: str, signum: int) -> bool:
+    return bool(int(mask, 16) >> (signum - 1) & 1)
+
+
+def _status(pid: int) -> dict[str, str]:
+    """What the system tells of a process; empty if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}

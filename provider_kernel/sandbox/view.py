@@ -70,6 +70,11 @@ def python_prefixes() -> list[str]:
     return [str(root) for root in roots]
 
 
+def shown() -> list[str]:
+    """The machine's folders that a kernel sees with all that is in them. Raises `PrivateEnvironment`."""
+    return ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", *python_prefixes(), *SHOWN_OF_ETC]
+
+
 def python_links(prefixes: list[str]) -> list[tuple[str, str]]:
     """The links from `sys.executable` to the real program that lie outside of `prefixes`, as (link, target)."""
     links = []

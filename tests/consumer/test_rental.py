@@ -12,9 +12,11 @@ import pytest
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.errors import ChainUnreachable, KernelStartFailed, LeaseEnded, SettlementPending
 from jupyter_depin.journal import Journal
+from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.frames import Lane
 from jupyter_depin.protocol.messages import KernelExited
+from jupyter_depin.protocol.money import Amount
 from tests.consumer.world import GIFT, PER_SECOND
 
 
@@ -354,6 +356,30 @@ async def test_a_slow_ledger_is_not_taken_for_a_settled_one(world):
         assert w.journal.unsettled("payer")
 
 
+async def test_a_node_of_the_ledger_that_lags_behind_is_waited_for(world, monkeypatch):
+    async with world() as w:
+        rental, _ = await running(w)
+        await w.clock.wait(10)
+        closing = w.ledger.closing
+        asked = []
+
+        async def lagging(channel_id):
+            asked.append(channel_id)
+            return None if len(asked) < 4 else await closing(channel_id)
+
+        class Lagging:
+            closing = staticmethod(lagging)
+            channel = w.ledger.channel
+            now = w.ledger.now
+
+        rental._ledger = Lagging()
+        monkeypatch.setattr(w.ledger, "channel", w.ledger.channel)
+        w.settle(rental)
+        await w.ended(rental, within=20)
+        assert rental.receipt is not None
+        assert rental.failure is None
+
+
 async def test_a_journal_that_fails_still_ends_the_rental(world, monkeypatch):
     async with world() as w:
         rental, _ = await running(w)
@@ -440,7 +466,7 @@ async def test_recovery_survives_a_cut_in_the_middle_of_it(world):
 async def test_recovery_leaves_living_rentals_alone(world):
     async with world() as w:
         rental, kernel = await running(w)
-        assert await recover(w.backend(), lambda _: None, lambda kernel_id: kernel_id == "kernel-1") == 0
+        assert await recover(w.backend(), lambda _: None, lambda record: record.kernel_id == "kernel-1") == 0
         await w.clock.wait(30)
         assert rental.status().state == "running"
         assert not kernel.destroyed
@@ -455,8 +481,12 @@ async def test_recovery_writes_a_receipt_for_what_the_provider_closed_meanwhile(
         await w.endpoint.close()
         await w.clock.until(lambda: w.provider_journal.receipts(), within=300)
         w.endpoint = w.network.endpoint("later")
+        await w.clock.wait(3600)
         assert await recover(w.backend(), lambda _: None) == 0
-        assert w.journal.receipts()[0].collected_on_chain == 25 * PER_SECOND
+        (receipt,) = w.journal.receipts()
+        assert receipt.collected_on_chain == 25 * PER_SECOND
+        # As far as this side had heard, not until now.
+        assert receipt.served_ns == receipt.ended_ns - receipt.started_ns == 25 * 10**9
 
 
 async def test_a_lease_that_never_was_opened_is_recovered_as_nothing(world, monkeypatch):
@@ -477,6 +507,81 @@ async def test_a_lease_that_never_was_opened_is_recovered_as_nothing(world, monk
         assert await recover(w.backend(), lambda _: None) == 0
         assert await w.money() == (GIFT, 0, GIFT)
         assert w.journal.open_leases("payer") == []
+
+
+async def test_a_provider_that_answers_and_never_collects_does_not_keep_the_deposit(world, monkeypatch):
+    async with world() as w:
+        rental, _ = await running(w)
+        await w.clock.wait(25)
+        (tenancy,) = w.agents[0]._tenancies.values()
+        tenancy.end = tenancy._meter._on_end = lambda reason: None
+        rental._journal = _Dead()
+        rental._meter._journal = _Dead()
+        await w.endpoint.close()
+        w.endpoint = w.network.endpoint("later")
+
+        async def settle() -> int:
+            left = []
+
+            async def recovering() -> None:
+                left.append(await recover(w.backend(), lambda _: None))
+
+            w.tasks.start_soon(recovering)
+            await w.clock.until(lambda: left, within=120)
+            return left[0]
+
+        assert await settle() == 1
+        assert (await w.ledger.channel(rental.channel_id)).closing_at is None, (
+            "it may still collect by itself"
+        )
+        await w.clock.wait(700)
+        assert await settle() == 1
+        assert (await w.ledger.channel(rental.channel_id)).closing_at is not None
+        await w.clock.wait(24 * 3600)
+        assert await settle() == 0
+        assert (await w.money())[1] == 0
+
+
+async def test_two_rentals_at_once_do_not_count_on_the_same_money(world, monkeypatch):
+    async with world() as w:
+        await w.start_agent()
+        await w.ledger.deposit(w.wallet, Amount(7200 * PER_SECOND))
+        escrow = w.ledger.escrow
+
+        async def slow(*arguments):
+            found = await escrow(*arguments)
+            await anyio.sleep(1)
+            return found
+
+        monkeypatch.setattr(w.ledger, "escrow", slow)
+        opened = []
+
+        async def rent() -> None:
+            opened.append(await w.open())
+
+        w.tasks.start_soon(rent)
+        w.tasks.start_soon(rent)
+        await w.clock.wait(10)
+        assert len(opened) == 2
+
+
+@pytest.mark.parametrize("first", ["depin1nonsense", "dear", "poor"])
+async def test_what_fails_with_one_provider_may_go_with_the_next(world, first):
+    async with world() as w:
+        cheap = await w.start_agent()
+        if first != "depin1nonsense":
+            rate, stake = ("360000", "1") if first == "dear" else ("3.6", "1")
+            other = Wallet.generate()
+            endpoint = w.network.endpoint("other")
+            await w.ledger.register(other, endpoint.node, Amount(0))
+            config = replace(w.provider_config, home=w.folder / "q", rate_per_hour=rate, stake=stake)
+            dear = await w.start_agent(
+                node="other", register=False, wallet=other, config=config,
+                journal=Journal(config.path("journal.sqlite")),
+            )  # fmt: skip
+            first = str(dear.ticket)
+        opened = await w.open(tickets=(first, str(cheap.ticket)), max_rate_per_hour="1000000")
+        assert opened.offer.provider in (w.provider.address, w.agents[-1].ticket.provider)
 
 
 # -- what the provider says is not believed

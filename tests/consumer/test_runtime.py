@@ -121,6 +121,23 @@ async def test_a_rental_that_ended_unsettled_is_given_to_recovery(
     assert runtime._rentals == {}
 
 
+async def test_an_opening_that_failed_is_given_to_recovery_too(runtime, books, monkeypatch):
+    recovery = Recovery()
+    monkeypatch.setattr(runtime_module, "recover", recovery)
+
+    async def fail(*_, **__):
+        raise JournalUnavailable(path="x", reason="after the deposit was locked")
+
+    monkeypatch.setattr(runtime_module, "open_lease", fail)
+    books.config = books.endpoint = books.ledger = books.wallet = books.purse = None
+    await runtime.call(runtime._backend, CONFIG)
+    await recovery.called(1)
+    with pytest.raises(JournalUnavailable):
+        await runtime.call(runtime.rent, CONFIG, "kernel-1")
+    await recovery.called(2)
+    assert runtime._opening == []
+
+
 async def test_a_settled_rental_is_left_alone(runtime, books, monkeypatch):
     recovery = Recovery()
     monkeypatch.setattr(runtime_module, "recover", recovery)

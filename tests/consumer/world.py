@@ -174,6 +174,7 @@ class World:
         self.journal = Journal(self.config.journal)
         self.provider_journal = Journal(self.provider_config.path("journal.sqlite"))
         self.endpoint = self.network.endpoint("consumer")
+        self.purse = anyio.Lock()
         self.agents: list[Agent] = []
         self.changes: list[str] = []
 
@@ -226,6 +227,7 @@ class World:
             ledger=self.ledger,
             wallet=wallet or self.wallet,
             journal=self.journal,
+            purse=self.purse,
             kernel_id="kernel-1",
         )
 

@@ -36,7 +36,7 @@ class Books:
     def start(self, channel_id: bytes, ready_ns: int) -> None:
         pass
 
-    def save_voucher(self, voucher: VerifiedVoucher) -> None:
+    def save_voucher(self, voucher: VerifiedVoucher, served_ns: int = 0) -> None:
         if self.failure is not None:
             raise self.failure
         self.vouchers.append(voucher.voucher.amount)

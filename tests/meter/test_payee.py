@@ -43,6 +43,18 @@ def test_a_tick_claims_what_was_served_and_a_voucher_settles_it(play):
     assert m.get_timer() == 110 * S
 
 
+@pytest.mark.parametrize(("patience_s", "ends_s"), [(180, 180), (10, 60)])
+def test_a_lease_that_gets_no_kernel_ends(play, patience_s, ends_s):
+    m = payee()
+    m.open(100 * S, patience_s * S)
+    assert m.get_timer() == (100 + ends_s) * S
+    p = play(m) >> (150 * S, "rest") >> ((99 + ends_s) * S, "handle_timer")
+    p.over()
+    p = p >> ((900 + ends_s) * S, "handle_timer") << EndLease(EndReason.START_FAILED, 0)
+    p.over()
+    assert m.state is State.ENDED
+
+
 def test_a_late_timer_claims_once(play):
     m = payee(arrears_s=300)
     p = play(m) >> (0, "start") >> (23 * S, "handle_timer") << TickDue(23 * S)

@@ -873,7 +873,18 @@ async def test_an_interrupt_gets_through_while_there_is_room_and_then_only_as_a_
             tenancy._ordered(Signal(1, signal.SIGINT))
             tenancy._received(Lane.CONTROL, [(1).to_bytes(4, "big"), b"client", b"<IDS|MSG>"])
             assert kernel.paused
+            await w.clock.turns()
         assert kernel.signals == [signal.SIGINT] * 4
+
+
+async def test_a_flood_of_equal_signals_is_one(world):
+    async with world() as w:
+        _, kernel, tenancy = await rented(w)
+        for _ in range(5000):
+            tenancy._ordered(Signal(1, signal.SIGINT))
+            tenancy._ordered(Signal(1, signal.SIGUSR1))
+        await w.clock.turns()
+        assert kernel.signals == [signal.SIGINT, signal.SIGUSR1]
 
 
 async def test_a_disk_that_is_full_at_the_end_leaves_no_kernel_and_no_slot_behind(world, monkeypatch):

@@ -18,12 +18,13 @@ import anyio
 import psutil
 import pytest
 from anyio.from_thread import start_blocking_portal
-from jupyter_client import BlockingKernelClient
+from jupyter_client import AsyncKernelClient, BlockingKernelClient
 
 from jupyter_depin.errors import KernelStartFailed, SandboxMissing
 from provider_kernel import sandbox as port
 from provider_kernel.sandbox import KernelCommand, Limits, cgroup, foreign_user, seccomp, view
 from provider_kernel.sandbox.bubblewrap import BubblewrapSandbox, passed_environment
+from tests.sandbox.conftest import connect
 
 pytestmark = pytest.mark.sandbox
 
@@ -370,8 +371,6 @@ def start_small(tmp_path):
     """Start a kernel with narrow limits and hand it to a function, with its client."""
 
     async def run(code: str, limits: Limits) -> tuple[str, int | None]:
-        from jupyter_client import AsyncKernelClient
-
         kernel = await BubblewrapSandbox().start(
             KernelCommand(key=b"key"), folder=tmp_path / "k", limits=limits
         )
@@ -426,6 +425,47 @@ with open({folder + "/x"!r}, 'wb', buffering=0) as file:
     error, written = said.split()
     assert error == "28"
     assert int(written) <= 8
+
+
+async def test_memory_that_runs_out_does_not_cost_the_owner_a_program(start_small):
+    said, _ = await start_small("print(open('/proc/self/oom_score_adj').read())", Limits())
+    assert said == "1000"
+
+
+FORKING = """
+import os, signal, time
+kernel = os.getpid()
+for _ in range(16):
+    if os.fork() == 0:
+        # Each link makes the next one and goes; all of them wake the kernel.
+        while True:
+            if os.fork():
+                os._exit(0)
+            os.kill(kernel, signal.SIGCONT)
+print('forking', flush=True)
+time.sleep(3600)
+"""
+
+
+async def test_a_kernel_that_will_not_be_paused_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
+    kernel = await BubblewrapSandbox().start(
+        KernelCommand(key=b"key"), folder=tmp_path / "k", limits=Limits()
+    )
+    client = AsyncKernelClient()
+    connect(client, kernel.sockets, b"key")
+    client.start_channels()
+    try:
+        with anyio.fail_after(60):
+            await client.wait_for_ready()
+            client.execute(FORKING)
+            while (await client.get_iopub_msg())["content"].get("text") != "forking\n":
+                pass
+            kernel.pause()
+            assert await kernel.wait() == -9
+    finally:
+        client.stop_channels()
+        await kernel.destroy()
 
 
 async def test_memory_is_bounded(start_small):

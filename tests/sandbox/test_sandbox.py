@@ -77,7 +77,10 @@ async def test_a_signal_reaches_the_programs_that_a_cell_started(start):
             assert await talk.run("print(p.wait() is not None)") == "True\n"
 
 
-async def test_pause_stops_every_process_and_unpause_lets_them_run_on(start):
+@pytest.mark.parametrize("freezer", [True, False])
+async def test_pause_stops_every_process_and_unpause_lets_them_run_on(start, monkeypatch, freezer):
+    if not freezer:
+        monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
     async with start() as talk:
         cell = (
             "import subprocess, sys\n"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
-from jupyter_depin.protocol.frames import Ack, Data, Frame, Lane, Ping, Pong, Resume
+from jupyter_depin.errors import LocalProtocolError, MessageTooBig, RemoteProtocolError
+from jupyter_depin.protocol.frames import MAX_PARTS, Ack, Data, Frame, Lane, Ping, Pong, Resume, longest
 from jupyter_depin.tunnel.events import Closed, LaneDrained, LaneFull, Message, Opened, Silent
 from jupyter_depin.tunnel.machine import ACK_BYTES, ACK_DELAY_NS, TRANSITIONS, State, Tunnel, is_control
 from jupyter_depin.tunnel.window import Window
@@ -59,6 +59,21 @@ def opened(now: int = 0, **options: Any) -> Play:
 
 
 # -- the ordinary life
+
+
+@pytest.mark.parametrize("lane", [Lane.LEASE, Lane.IOPUB])
+def test_what_the_peer_would_refuse_is_not_sent(lane):
+    tunnel = Tunnel(grace_ns=10**9, now=0)
+
+    class Giant(bytes):
+        def __len__(self) -> int:
+            return longest(lane) + 1
+
+    for parts in ([b""] * (MAX_PARTS + 1), [Giant()]):
+        with pytest.raises(MessageTooBig, match="was left out"):
+            tunnel.send(lane, parts, 0)
+    assert tunnel.held == 0
+    tunnel.send(lane, [b""] * MAX_PARTS, 0)
 
 
 def test_messages_pass_in_both_directions_and_are_acknowledged_together():

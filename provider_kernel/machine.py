@@ -1,0 +1,58 @@
+"""What an agent needs of its machine before it lends it: a home of its own, out of the kernels' sight, and room for files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jupyter_depin.errors import ConfigError
+
+LOCK = "agent.lock"
+
+
+@contextmanager
+def occupied(home: Path) -> Iterator[None]:
+    """Make an agent's home, and keep other agents out of it. Raises `ConfigError`.
+
+    Two agents in one home would end each other's leases. The lock goes with the process, however that ends.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(detail=f"the folder {home} cannot be used ({error.strerror})") from error
+    try:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    detail=f"another agent runs in {home}; stop it, or name another folder with --home"
+                ) from error
+        yield
+    finally:
+        os.close(lock)
+
+
+def check_unseen(folders: Sequence[Path], shown: Sequence[str]) -> None:
+    """Refuse a home that lies in what every kernel sees: the keys would lie there too. Raises `ConfigError`."""
+    for folder in folders:
+        for root in shown:
+            if folder.resolve().is_relative_to(Path(root).resolve()):
+                raise ConfigError(
+                    detail=f"{folder} lies in {root}, which kernels can read; name another folder with --home"
+                )
+
+
+def allow_many_files() -> None:
+    """Lift the soft limit of open files: each client of each kernel has sockets, and 1024 is soon too few."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
