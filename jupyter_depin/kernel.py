@@ -85,6 +85,7 @@ class _Kernel:
         self._config, self._info = config, info
         self._runtime = Runtime.get()
         self._rental: Rental | None = None
+        self._started = False
         self.status = 0
 
     async def run(self) -> None:
@@ -98,15 +99,17 @@ class _Kernel:
             raise
         try:
             await self._runtime.call(self._launch, self._rental)
+            self._started = True
             self.status = await self._runtime.call(self._rental.wait_exit)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._runtime.call(self._rental.settle, EndReason.KERNEL_SHUTDOWN)
 
-    def interrupt(self, signum: int) -> None:
-        """Pass a signal on, once there is a kernel."""
-        if self._rental is not None:
+    def interrupt(self, signum: int) -> bool:
+        """Pass a signal on; False if there is no kernel yet."""
+        if self._started and self._rental is not None:
             self._runtime.soon(self._rental.signal, signum)
+        return self._started
 
     async def _launch(self, rental: Rental) -> None:
         await rental.launch(self._info, env=self._config.filtered(os.environ), argv=None, cwd=None)
@@ -133,10 +136,9 @@ async def _obey_signals(kernel: _Kernel, scope: anyio.CancelScope, *, task_statu
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for signum in signals:
-            if signum == signal.SIGTERM:
+            # A kernel that has not started dies of an interrupt, a local one too.
+            if signum == signal.SIGTERM or not kernel.interrupt(signum):
                 scope.cancel()
-            else:
-                kernel.interrupt(signum)
 
 
 async def _watch_client(client: psutil.Process | None, scope: anyio.CancelScope) -> None:

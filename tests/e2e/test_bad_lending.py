@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,29 @@ def failed(shared, home, *options, **more) -> str:
     assert done.stdout == ""
     assert shared.money() == before
     return sentence(done, "provider-kernel")
+
+
+# -- its home
+
+
+def test_a_second_agent_in_one_home(shared, tmp_path):
+    home = shared.provider(tmp_path)
+    with shared.agent(home):
+        said = failed(shared, home)
+    assert f"another agent runs in {home}" in said
+    assert "--home" in said
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_home_that_kernels_would_see(shared, tmp_path):
+    home = Path(sys.prefix) / f"lend-{os.getpid()}"
+    try:
+        home.mkdir()
+        shutil.copyfile(shared.world.provider / "network.json", home / "network.json")
+        assert "which kernels can read" in failed(shared, home, "--sandbox", "bubblewrap")
+        assert not (home / "wallet.key").exists()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 # -- the sandbox
