@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,12 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             npm, node = _npm_in_wheel()
             # npm scripts, and the programs they start, look for `node` on PATH.
             env["PATH"] = str(node.parent) + os.pathsep + env.get("PATH", os.defpath)
-        self._install(npm, env)
-        _run([*npm, "run", "build"], env, self._source)
+        with tempfile.TemporaryDirectory() as cache:
+            if npm != _npm_on_path():
+                # Who has no Node.js has no use for what npm would keep in the home folder.
+                env["npm_config_cache"] = cache
+            self._install(npm, env)
+            _run([*npm, "run", "build"], env, self._source)
         # The builder empties the output folder, so these two are added afterwards.
         shutil.copyfile(self._source / "install.json", self._output / "install.json")
         (self._output / ".inputs.sha256").write_text(_digest(self._source, INPUTS) + "\n")

@@ -20,6 +20,7 @@ from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import checksummed
 from jupyter_depin.protocol.money import format_amount, parse_amount
 from jupyter_depin.protocol.reason import SENTENCES
+from jupyter_depin.protocol.receipt import Receipt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,11 +117,16 @@ def _demo(options: argparse.Namespace) -> int:
     # Imported here: the demo brings the chain's libraries along, which no other command needs at once.
     from jupyter_depin import demo
 
+    lab = options.port is not None or options.no_browser
     if options.notebook is not None:
+        if lab or options.program is not None:
+            raise ConfigError(detail="--port, --no-browser and --exec do not go with --run")
         return demo.run_notebook(options.notebook, output=options.output, as_json=options.json)
-    if options.output or options.json:
+    if options.output is not None or options.json:
         raise ConfigError(detail="--output and --json go with --run")
-    if options.program:
+    if options.program is not None:
+        if lab or not options.program:
+            raise ConfigError(detail="--exec needs a command, and goes with neither --port nor --no-browser")
         return demo.run_program(options.program)
     return demo.run_lab(port=options.port, browser=not options.no_browser)
 
@@ -128,6 +134,9 @@ def _demo(options: argparse.Namespace) -> int:
 def _rentals(options: argparse.Namespace) -> int:
     config = ConsumerConfig.load(options.home)
     left = 0
+    if not config.journal.exists():
+        print("Every rental is settled.")
+        return 0
     with _journal(config) as journal:
         if options.settle and _pending(journal):
 
@@ -145,6 +154,8 @@ def _rentals(options: argparse.Namespace) -> int:
             print(f"{record.channel_id.hex()[:16]}  {record.title}  {paid} {record.asset.symbol}  {state}")
         if not records:
             print("Every rental is settled.")
+        elif not options.settle:
+            print("`jupyter depin rentals --settle` settles those that no running program holds.")
     return 1 if left else 0
 
 
@@ -155,8 +166,11 @@ def _pending(journal: Journal) -> list[LeaseRecord]:
 def _receipts(options: argparse.Namespace) -> int:
     from jupyter_depin.receipts import describe
 
-    with _journal(ConsumerConfig.load(options.home)) as journal:
-        receipts = journal.receipts()
+    config = ConsumerConfig.load(options.home)
+    receipts: list[Receipt] = []
+    if config.journal.exists():
+        with _journal(config) as journal:
+            receipts = journal.receipts()
     for receipt in receipts:
         print(json.dumps(receipt.to_json()) if options.json else describe(receipt))
     if not receipts and not options.json:
@@ -186,9 +200,9 @@ def _wallet(options: argparse.Namespace) -> int:
         print(
             f"Wallet   {format_amount(await ledger.balance(wallet.address), asset.decimals)} {asset.symbol}"
         )
-        print(
-            f"Escrow   {format_amount(await ledger.escrow(wallet.address), asset.decimals)} {asset.symbol}, free"
-        )
+        free = await ledger.escrow(wallet.address)
+        hint = "; `jupyter depin wallet --withdraw AMOUNT` moves it to the wallet" if free else ""
+        print(f"Escrow   {format_amount(free, asset.decimals)} {asset.symbol}, free{hint}")
         return 0
 
     return _with_backend(config, show)
@@ -202,6 +216,8 @@ def _kernel(options: argparse.Namespace) -> int:
     from jupyter_depin.protocol.identity import Ticket
 
     ticket = Ticket.parse(options.ticket)
+    if not options.name.strip():
+        raise ConfigError(detail="--name is empty; the launcher needs something to show")
     config = ConsumerConfig.load(options.home)
     config.make_home()
     if options.address_book is not None:

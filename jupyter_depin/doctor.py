@@ -13,12 +13,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jupyter_client.kernelspec import KernelSpecManager
+
 from jupyter_depin.consumer.backend import open_ledger
 from jupyter_depin.consumer.config import ConsumerConfig
-from jupyter_depin.errors import DepinError
+from jupyter_depin.errors import DepinError, EmptyWallet
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import Ticket, checksummed
+from jupyter_depin.protocol.money import format_amount, parse_amount
 from jupyter_depin.transport.iroh import bind
 
 _DIAL_S = 8
@@ -59,8 +62,11 @@ async def examine(home: Path | None) -> AsyncIterator[Finding]:
         return
     yield await _try("Wallet", lambda: _wallet(config))
     yield await _try("Journal", lambda: _journal(config))
-    yield await _try("Payment network", lambda: _network(config))
-    for text in config.tickets:
+    network = await _try("Payment network", lambda: _network(config))
+    yield network
+    if network.good:
+        yield await _try("Money", lambda: _money(config))
+    for text in dict.fromkeys([*config.tickets, *_tickets_of_kernels(config.home)]):
         yield await _try("Provider", lambda text=text: _provider(text))  # type: ignore[misc]
 
 
@@ -74,7 +80,8 @@ async def _try(name: str, look: Callable[[], Awaitable[str]]) -> Finding:
 def _failed(name: str, error: DepinError) -> Finding:
     # An error's sentence says what happened and then what to do.
     found, _, fix = str(error).partition(". ")
-    return Finding(name, False, found, fix or "Try again later.")
+    otherwise = "Try again later." if error.retryable else "Mend that, then run `jupyter depin doctor` again."
+    return Finding(name, False, found, fix or otherwise)
 
 
 async def _transport() -> str:
@@ -90,7 +97,11 @@ async def _wallet(config: ConsumerConfig) -> str:
 async def _journal(config: ConsumerConfig) -> str:
     with Journal(config.journal) as journal:
         pending = len(journal.open_leases("payer")) + len(journal.unsettled("payer"))
-    return f"{pending} rentals are not settled" if pending else "every rental is settled"
+    if not pending:
+        return "every rental is settled"
+    return (
+        f"not settled yet: {pending} (`jupyter depin rentals --settle` settles what no running program holds)"
+    )
 
 
 async def _network(config: ConsumerConfig) -> str:
@@ -100,6 +111,32 @@ async def _network(config: ConsumerConfig) -> str:
     finally:
         await ledger.close()
     return f"chain {ledger.asset.chain_id}, {ledger.asset.symbol}"
+
+
+async def _money(config: ConsumerConfig) -> str:
+    """Whether a rental of the usual size can be paid for."""
+    ledger = await open_ledger(config.home / config.address_book)
+    wallet, asset = Wallet.load_or_create(config.wallet), ledger.asset
+    try:
+        has = await ledger.balance(wallet.address) + await ledger.escrow(wallet.address)
+    finally:
+        await ledger.close()
+    if has < parse_amount(config.max_spend, asset.decimals):
+        raise EmptyWallet(
+            balance=format_amount(has, asset.decimals), symbol=asset.symbol, needed=config.max_spend
+        )
+    return f"{format_amount(has, asset.decimals)} {asset.symbol}, for rentals of at most {config.max_spend}"
+
+
+def _tickets_of_kernels(home: Path) -> list[str]:
+    """The tickets in kernel specs of this home, which `jupyter depin kernel` writes."""
+    tickets: list[str] = []
+    for spec in KernelSpecManager().get_all_specs().values():
+        rented = spec["spec"]["metadata"].get("kernel_provisioner", {})
+        config = rented.get("config", {}) if rented.get("provisioner_name") == "depin-provisioner" else {}
+        if config.get("home") in (None, str(home), str(home.absolute())):
+            tickets += config.get("tickets", [])
+    return tickets
 
 
 async def _provider(text: str) -> str:

@@ -166,7 +166,7 @@ class PaymentError(DepinError):
 
 
 class EmptyWallet(PaymentError):
-    """Your wallet holds {balance} {symbol} where {needed} are needed. Add money, or spend less."""
+    """Your wallet holds {balance} {symbol} where {needed} are needed. Add money, or spend less (max_spend; for an owner, stake)."""
 
 
 class FeesMissing(EmptyWallet):
@@ -266,6 +266,10 @@ class NoNetwork(ConfigError):
 
 class BadTicket(ConfigError):
     """This is not a valid ticket: {reason}. Copy the whole line that the provider printed."""
+
+
+class DemoBroken(DepinError):
+    """The demo's {part} ended before all was settled, so there is no receipt. Nothing real was owed; run it again."""
 
 
 class BadNotebook(ConfigError):

@@ -330,7 +330,9 @@ class Journal:
             yield
         except DepinError:
             raise
-        except (sqlite3.OperationalError, OSError) as error:
+        except OSError as error:
+            raise JournalUnavailable(path=self.path, reason=error.strerror or error) from error
+        except sqlite3.OperationalError as error:
             raise JournalUnavailable(path=self.path, reason=error) from error
         except sqlite3.ProgrammingError as error:
             raise LocalProtocolError(detail=f"the journal was misused: {error}") from error

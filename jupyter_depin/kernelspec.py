@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+_LOGO = "logo-svg.svg"
 
 
 def write_kernel_spec(
@@ -40,3 +43,5 @@ def write_kernel_spec(
         },
     }
     (folder / "kernel.json").write_text(json.dumps(spec, indent=1), "utf-8")
+    # Without one, launchers show a big R: that of another language.
+    (folder / _LOGO).write_bytes(files("jupyter_depin").joinpath("etc", _LOGO).read_bytes())

@@ -162,7 +162,9 @@ def _write_once(path: Path, content: bytes) -> None:
             os.unlink(draft)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ConfigError(detail=f"the key file {path} cannot be made ({error.strerror})") from error
+        raise ConfigError(
+            detail=f"the key file {path} cannot be made ({error.strerror}); check who may write in its folder"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ here answers a trap of the contract:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -30,7 +31,7 @@ from traitlets import List, Unicode
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.consumer.runtime import Runtime
-from jupyter_depin.errors import DepinError, PortInUse
+from jupyter_depin.errors import DepinError, LeaseEnded, PortInUse
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.local import LocalInfo
 
@@ -77,6 +78,8 @@ class DepinProvisioner(LocalProvisioner):
     )
     max_spend = Unicode("", config=True, help="The most that one rental may cost, in units of the asset.")
 
+    _runtime: Runtime
+    """The runtime that keeps the rental: at the interpreter's exit there must not be another one."""
     _rental: Rental | None = None
     _failed = False
     _told = False
@@ -101,12 +104,12 @@ class DepinProvisioner(LocalProvisioner):
         """Wait for the kernel's end. Called by the manager while it shuts down."""
         if self._rental is None:
             return 0
-        return await Runtime.get().call(self._rental.wait_exit)
+        return await self._runtime.call(self._rental.wait_exit)
 
     async def send_signal(self, signum: int) -> None:
         """Pass a signal on; 0 asks nothing. Called for interrupts, and before each shutdown."""
         if self._rental is not None and signum:
-            Runtime.get().soon(self._rental.signal, signum)
+            self._runtime.soon(self._rental.signal, signum)
 
     async def kill(self, restart: bool = False) -> None:
         """Kill the kernel, not the lease."""
@@ -123,13 +126,15 @@ class DepinProvisioner(LocalProvisioner):
             async def deliver() -> None:
                 rental.signal(signum)
 
-            await Runtime.get().call(deliver)
+            await self._runtime.call(deliver)
 
     async def cleanup(self, restart: bool = False) -> None:
         """Give the lease back, unless this is a restart. Called by the manager after the kernel's end."""
         if not restart and self._rental is not None:
             rental, self._rental = self._rental, None
-            await Runtime.get().call(rental.settle, EndReason.STOPPED_BY_USER)
+            # At the interpreter's exit the runtime has gone, and has settled everything before.
+            with contextlib.suppress(LeaseEnded):
+                await self._runtime.call(rental.settle, EndReason.STOPPED_BY_USER)
             if rental.failure is not None:
                 self.log.warning("%s", rental.failure)
         await super().cleanup(restart=restart)
@@ -138,10 +143,10 @@ class DepinProvisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Rent, if there is no lease yet, and start a kernel in it. The first failure is raised, for Jupyter shows it."""
-        runtime = Runtime.get()
         first = self._rental is None
         try:
             if self._rental is None:
+                self._runtime = runtime = Runtime.get()
                 self._rental = await runtime.call(runtime.rent, self.settings(), self.kernel_id)
             await self._launch_on_free_ports(self._rental, cmd, kwargs)
             self._failed = False
@@ -149,7 +154,7 @@ class DepinProvisioner(LocalProvisioner):
             if first:
                 rental, self._rental = self._rental, None
                 if rental is not None:
-                    await runtime.call(rental.settle, EndReason.START_FAILED)
+                    await self._runtime.call(rental.settle, EndReason.START_FAILED)
                 raise
             self.log.error("%s", error)
             self._failed = True
@@ -172,18 +177,18 @@ class DepinProvisioner(LocalProvisioner):
     def _let_go(self, reason: EndReason) -> None:
         """End the lease and don't wait: nobody is there to hear how it went but the journal."""
         if self._rental is not None:
-            Runtime.get().submit(self._rental.settle, reason)
+            self._runtime.submit(self._rental.settle, reason)
 
     async def _launch_on_free_ports(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
         """Start a kernel, on other ports if somebody took one since they were chosen: a rental takes its time."""
         for _ in range(_PORT_CHOICES - 1):
             try:
-                return await Runtime.get().call(self._launch, rental, cmd, kwargs)
+                return await self._runtime.call(self._launch, rental, cmd, kwargs)
             except PortInUse:
                 if not self.ports_cached or self.parent is None:
                     raise
                 self._choose_ports(kwargs.get("env") or {})
-        return await Runtime.get().call(self._launch, rental, cmd, kwargs)
+        return await self._runtime.call(self._launch, rental, cmd, kwargs)
 
     def _choose_ports(self, environment: Mapping[str, str]) -> None:
         manager: Any = self.parent

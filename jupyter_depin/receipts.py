@@ -24,7 +24,7 @@ def describe(receipt: Receipt) -> str:
         "Served": f"{shown['seconds']} s at {money(receipt.rate_per_hour)} per hour",
         "Vouchers": receipt.vouchers,
         "Paid": money(receipt.paid),
-        "Refunded": money(receipt.refunded),
+        "Refunded": f"{money(receipt.refunded)} (to your escrow)",
         "Collected": f"{money(receipt.collected_on_chain)} ({'the chain agrees' if receipt.chain_agrees else 'THE CHAIN DISAGREES'})",
         **{f"Transaction ({t.kind})": t.id for t in receipt.transactions},
     }

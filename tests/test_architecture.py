@@ -26,7 +26,7 @@ CONTRACTS = [
 ]
 
 PLANTS = {
-    "jupyter_depin is a stack of layers": ("jupyter_depin/demo.py", "import jupyter_depin.doctor"),
+    "jupyter_depin is a stack of layers": ("jupyter_depin/demo/lab.py", "import jupyter_depin.doctor"),
     "provider_kernel is a stack of layers": ("provider_kernel/config.py", "import provider_kernel.tenancy"),
     "The two sides meet only on the wire": (
         "provider_kernel/tenancy.py",

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from jupyter_depin.doctor import report
+from jupyter_depin.kernelspec import write_kernel_spec
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import NodeAddress, Ticket, checksummed
 from jupyter_depin.transport.iroh import node_id_of
@@ -70,6 +71,18 @@ def test_everything_that_is_damaged_is_named_with_its_fix(home):
     assert fix_of(said, "Payment network")[1] == "→ Correct it, or move it away."
     assert fix_of(said, "Provider")[1] == "→ Copy the whole line that the provider printed."
     assert said[-2].endswith("Provider: The provider at 127.0.0.1:9 did not answer")
+
+
+def test_a_provider_that_only_a_kernel_spec_names_is_asked_too(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    ticket = Ticket(NodeAddress(node_id_of(bytes(32)), None, ("127.0.0.1:9",)), Wallet.generate().address)
+    write_kernel_spec(tmp_path / "jupyter" / "kernels" / "rented", home, tickets=[str(ticket)])
+    other = Ticket(ticket.address, Wallet.generate().address)
+    write_kernel_spec(
+        tmp_path / "jupyter" / "kernels" / "other", tmp_path / "elsewhere", tickets=[str(other)]
+    )
+    _, said = examined(home)
+    assert len([line for line in said if "Provider: The provider at 127.0.0.1:9 did not answer" in line]) == 1
 
 
 def test_settings_that_cannot_be_read(home):

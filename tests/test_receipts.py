@@ -36,7 +36,7 @@ def test_amounts_are_in_units_and_the_chain_is_named():
     assert "60.0 s at 0.36 DEMO per hour" in text
     for line in (
         "Paid                  0.006 DEMO",
-        "Refunded              0.714 DEMO",
+        "Refunded              0.714 DEMO (to your escrow)",
         "(the chain agrees)",
     ):
         assert line in text

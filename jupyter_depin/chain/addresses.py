@@ -50,6 +50,8 @@ class AddressBook:
 
     @classmethod
     def _from(cls, found: Any) -> AddressBook:
+        if not isinstance(found, dict):
+            raise ConfigError(detail="it is no address book")
         return cls(
             chain_id=int(found["chain_id"]),
             rpc_urls=tuple(str(url) for url in found["rpc_urls"]),

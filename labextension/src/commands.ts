@@ -31,8 +31,9 @@ async function showReceipt(trans: TranslationBundle, rental: IRental): Promise<v
       stateSentence(trans, rental),
       rental.receipt ? trans.__('You paid %1.', paid) : trans.__('It cost %1 and is not settled yet.', paid),
       rental.receipt?.refunded != null
-        ? trans.__('%1 came back.', amount(trans, rental.receipt.refunded, rental))
-        : ''
+        ? trans.__('%1 came back to your escrow.', amount(trans, rental.receipt.refunded, rental))
+        : '',
+      trans.__('Running a cell in this notebook rents again.')
     ]
       .filter(Boolean)
       .join(' '),

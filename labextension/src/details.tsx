@@ -40,7 +40,7 @@ export function Details({ rental, now, trans, stop }: IDetailsProps): JSX.Elemen
     rows.push([trans.__('Lasts for'), duration(trans, left)]);
   }
   if (rental.receipt?.refunded !== null && rental.receipt?.refunded !== undefined) {
-    rows.push([trans.__('Given back'), amount(trans, rental.receipt.refunded, rental)]);
+    rows.push([trans.__('Back in escrow'), amount(trans, rental.receipt.refunded, rental)]);
   }
   if (rental.receipt?.transaction) {
     rows.push([trans.__('Transaction'), short(rental.receipt.transaction), rental.receipt.transaction]);

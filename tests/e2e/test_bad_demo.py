@@ -11,8 +11,8 @@ from contextlib import ExitStack
 import nbformat
 import pytest
 
-from jupyter_depin import demo
 from jupyter_depin.cli import main
+from jupyter_depin.demo import parts
 from jupyter_depin.errors import KernelStartFailed
 from tests.e2e.market import running, sentence
 
@@ -87,7 +87,7 @@ def test_output_without_a_notebook(refused):
         (None, "No such file or directory"),
         ("", "Notebook does not appear to be JSON: ''..."),
         ("{}", "Notebook could not be converted"),
-        ("[]", "'list' object has no attribute 'get'"),
+        ("[]", "it is no notebook"),
         ('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 1}', ""),
         ("\xff\xfe", ""),
     ],
@@ -111,12 +111,12 @@ def test_an_output_that_cannot_be_written(refused, notebook, tmp_path):
 def test_a_part_that_does_not_come_up(tmp_path, monkeypatch):
     (tmp_path / "stuck_part.py").write_text("import time\ntime.sleep(3600)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(demo, "_COME_UP_S", 1)
+    monkeypatch.setattr(parts, "_COME_UP_S", 1)
     with (
         ExitStack() as stack,
         pytest.raises(KernelStartFailed, match="stuck_part did not come up within 1 s"),
     ):
-        demo._child(stack, "stuck_part", str(tmp_path))
+        parts._child(stack, {}, "part", "stuck_part", str(tmp_path))
 
 
 def test_a_dying_kernel(run_demo, notebook):

@@ -141,7 +141,10 @@ def test_no_payment_network(shared, tmp_path):
 def test_a_wallet_that_cannot_pay_the_stake(shared, tmp_path):
     home = shared.provider(tmp_path)
     shared.funded(home / "wallet.key", money=5_000_000)
-    assert failed(shared, home) == "Your wallet holds 5 DEMO where 100 are needed. Add money, or spend less."
+    assert (
+        failed(shared, home)
+        == "Your wallet holds 5 DEMO where 100 are needed. Add money, or spend less (max_spend; for an owner, stake)."
+    )
 
 
 def test_a_stake_that_is_too_low(shared, tmp_path):
@@ -246,7 +249,7 @@ def test_a_trusted_wallet_that_is_none(shared, tmp_path):
 def test_a_folder_that_cannot_be_made(shared, tmp_path):
     home = shared.provider(tmp_path) / "provider.toml" / "home"
     assert failed(shared, home) == (
-        f"The configuration is wrong: the folder {home} cannot be made (Not a directory)."
+        f"The configuration is wrong: the folder {home} cannot be used (Not a directory)."
     )
 
 

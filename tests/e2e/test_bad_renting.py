@@ -148,7 +148,10 @@ def test_an_empty_wallet(shared, tmp_path):
     home = shared.renter(tmp_path, max_spend="1.5")
     (home / "wallet.key").unlink()
     shared.funded(home / "wallet.key", money=0)
-    assert shared.refused(home) == "Your wallet holds 0 DEMO where 1.5 are needed. Add money, or spend less."
+    assert (
+        shared.refused(home)
+        == "Your wallet holds 0 DEMO where 1.5 are needed. Add money, or spend less (max_spend; for an owner, stake)."
+    )
 
 
 def test_a_wallet_that_cannot_pay_the_networks_fees(shared, tmp_path):

@@ -1,4 +1,4 @@
-"""The demo in a real browser: launcher, rented kernel, output, meter, stop, receipt."""
+"""The demo with Lab (`jupyter_depin.demo.lab`), in a real browser: launcher, rented kernel, output, meter, stop, receipt."""
 
 from __future__ import annotations
 
@@ -67,6 +67,16 @@ async def test_ctrl_c_settles_what_runs(start_demo, tmp_path):
         assert demo.returncode == 0
         assert "the chain agrees" in printed
         assert_all_gone(everything)
+    said = (tmp_path / "demo.err").read_text()
+    assert "Traceback" not in said
+    assert "Fatal" not in said
+
+
+async def test_a_lab_that_fails_is_no_success(run_demo, demo_environment, tmp_path):
+    # A file where Jupyter wants a folder.
+    (tmp_path / "home").touch()
+    done = await anyio.to_thread.run_sync(run_demo, "--no-browser")
+    assert done.returncode == 1
 
 
 async def test_a_killed_demo_leaves_nothing_running(start_demo, tmp_path):

@@ -1,4 +1,4 @@
-"""`jupyter depin demo --run`: a notebook through the whole path, without Lab."""
+"""`jupyter depin demo --run` (`jupyter_depin.demo.notebook`): a notebook through the whole path, without Lab."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ def wait_for_kernel(pid: int) -> list[psutil.Process]:
     while True:
         found = family(psutil.Process(pid))
         if any(
-            "kernel" in " ".join(process.cmdline()[2:])
-            for process in found[1:]
-            if "provider_kernel" not in process.cmdline()
+            "kernel" in " ".join(words[2:])
+            for words in map(words_of, found[1:])
+            if "provider_kernel" not in words
         ):
             return found
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def last_json(output: str) -> dict:
@@ -114,6 +121,48 @@ def test_ctrl_c_stops_pays_and_settles(start_demo, tmp_path):
     said = (tmp_path / "demo.err").read_text()
     assert "Stopped." in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("part", "module"), [("agent", "provider_kernel"), ("chain", "devchain")])
+def test_a_part_that_dies_ends_the_run_at_once_and_nothing_is_claimed(start_demo, tmp_path, part, module):
+    source = notebook(tmp_path / "long.ipynb", "import time\nprint('begun')", "time.sleep(3600)")
+    with start_demo("--run", source) as demo:
+        everything = wait_for_kernel(demo.pid)
+        (dying,) = (
+            process
+            for process in everything[1:]
+            if module in " ".join(words_of(process)) and process.ppid() == demo.pid
+        )
+        dying.kill()
+        printed, _ = demo.communicate(timeout=120)
+        assert demo.returncode == 1
+        assert_all_gone(everything)
+    said = (tmp_path / "demo.err").read_text()
+    assert f"The demo's {part} ended before all was settled" in said
+    assert "Traceback" not in said
+    assert "next start" not in said
+    assert printed == ""
+    assert not list(tmp_path.glob("depin-demo-*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_a_copy_that_cannot_be_written_does_not_cost_the_receipt(run_demo, tmp_path):
+    done = run_demo("--run", notebook(tmp_path / "one.ipynb", "1"), "--output", "/dev/full", "--json")
+    assert done.returncode == 1
+    assert "cannot be used: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert last_json(done.stdout)["chain_agrees"] is True
+
+
+def test_what_a_killed_demo_left_is_removed_by_the_next(run_demo, start_demo, tmp_path):
+    source = notebook(tmp_path / "one.ipynb", "1")
+    with start_demo("--run", source) as demo:
+        while not (left := list(tmp_path.glob("depin-demo-*"))):
+            assert demo.poll() is None
+        demo.kill()
+        demo.wait()
+    assert run_demo("--run", source).returncode == 0
+    assert not left[0].exists()
 
 
 def test_another_program_sees_the_rented_kernel(run_demo, tmp_path):

@@ -299,7 +299,7 @@ async def test_the_provisioner_sends_neither_environment_nor_folder_nor_command(
 
 
 async def ran(*command: str, stdin: str = "", cwd: Path) -> str:
-    """What a program prints; standard error counts only when it fails."""
+    """What a program prints; on standard error it may say what it likes, but for tracebacks."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
@@ -311,6 +311,7 @@ async def ran(*command: str, stdin: str = "", cwd: Path) -> str:
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate(stdin.encode())
     assert process.returncode == 0, err.decode()
+    assert b"Traceback" not in err, err.decode()
     return out.decode()
 
 

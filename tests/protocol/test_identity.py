@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_depin.errors import BadTicket, ConfigError
-from jupyter_depin.protocol.eip712 import Domain
+from jupyter_depin.protocol.eip712 import Domain, keccak256
 from jupyter_depin.protocol.identity import (
     Address,
     Binding,
@@ -78,13 +78,27 @@ def test_half_a_ticket_is_a_bad_ticket(ticket, data):
         Ticket.parse(text[:cut])
 
 
+@given(TICKETS, st.data())
+def test_a_mistyped_ticket_is_a_bad_ticket(ticket, data):
+    text = str(ticket)
+    at = data.draw(st.integers(len("depin1"), len(text) - 1))
+    sign = data.draw(st.sampled_from("AZaz09-_"))
+    mistyped = text[:at] + sign + text[at + 1 :]
+    try:
+        # The last sign has bits that mean nothing.
+        assert Ticket.parse(mistyped) == ticket
+    except BadTicket:
+        assert mistyped != text
+
+
 @pytest.mark.parametrize(
     "row",
     [(bytes(31), None, (), bytes(20)), (bytes(32), None, (), bytes(19)), (bytes(32), None), {}, "x" * 40],
 )
 def test_a_ticket_of_the_wrong_shape_is_refused(row):
+    raw = msgspec.msgpack.encode(row)
     with pytest.raises(BadTicket):
-        Ticket.parse("depin1" + base64.urlsafe_b64encode(msgspec.msgpack.encode(row)).decode())
+        Ticket.parse("depin1" + base64.urlsafe_b64encode(raw + keccak256(raw)[:4]).decode())
 
 
 def test_a_binding_binds_each_of_its_parts():
