@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,8 @@ class DepinProvisioner(LocalProvisioner):
         """Wait for the kernel's end. Called by the manager while it shuts down."""
         if self._rental is None:
             return 0
-        return await self._runtime.call(self._rental.wait_exit)
+        await self._ask(self._rental.wait_exit)
+        return self._rental.poll() if self._rental is not None else 0
 
     async def send_signal(self, signum: int) -> None:
         """Pass a signal on; 0 asks nothing. Called for interrupts, and before each shutdown."""
@@ -126,18 +127,21 @@ class DepinProvisioner(LocalProvisioner):
             async def deliver() -> None:
                 rental.signal(signum)
 
-            await self._runtime.call(deliver)
+            await self._ask(deliver)
 
     async def cleanup(self, restart: bool = False) -> None:
         """Give the lease back, unless this is a restart. Called by the manager after the kernel's end."""
         if not restart and self._rental is not None:
             rental, self._rental = self._rental, None
-            # At the interpreter's exit the runtime has gone, and has settled everything before.
-            with contextlib.suppress(LeaseEnded):
-                await self._runtime.call(rental.settle, EndReason.STOPPED_BY_USER)
+            await self._ask(rental.settle, EndReason.STOPPED_BY_USER)
             if rental.failure is not None:
                 self.log.warning("%s", rental.failure)
         await super().cleanup(restart=restart)
+
+    async def _ask(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        # At the interpreter's exit the runtime has gone, and has ended and settled every rental before.
+        with contextlib.suppress(LeaseEnded):
+            await self._runtime.call(function, *arguments)
 
     # -- starting
 
