@@ -341,9 +341,7 @@ class Tenancy:
             case Signal():
                 if self._kernel is not None and order.epoch == self._epoch and 0 < order.signum < signal.NSIG:
                     self._let_through()
-                    # A kernel that stands still for arrears must not be woken by its consumer.
-                    if order.signum != _CONTINUE or not self._stopped_for:
-                        self._signal_soon(order.signum)
+                    self._signal_soon(order.signum)
             case End():
                 known = {reason.value: reason for reason in EndReason}
                 self.end(known.get(order.reason, EndReason.STOPPED_BY_USER))
@@ -358,7 +356,9 @@ class Tenancy:
         signals, self._signals = self._signals, {}
         if self._kernel is not None:
             for signum in signals:
-                self._kernel.interrupt(signum)
+                # A kernel that stands still for arrears must not be woken by its consumer.
+                if signum != _CONTINUE or not self._stopped_for:
+                    self._kernel.interrupt(signum)
 
     def _tunnel_event(self, event: Event) -> None:
         match event:

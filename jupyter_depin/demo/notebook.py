@@ -99,7 +99,7 @@ def _told() -> Iterator[None]:
 
     def changed(status: RentalStatus) -> None:
         before, states[status.id] = states.get(status.id), status.state
-        if status.state == "reconnecting" != before:
+        if status.state == "reconnecting" and before != "reconnecting":
             progress("The link to the provider is down; the kernel goes on, and its output is kept.")
         elif before == "reconnecting" and status.state == "running":
             progress("The link is back.")
