@@ -100,13 +100,14 @@ class ConfinedKernel:
         if self.group is not None and self.group.can_freeze:
             self.group.freeze(True)
             return
+        running = self._inside()
         for _ in range(ROUNDS):
-            running = [process for process in self._inside() if not stands_still(process.pid)]
-            if not running:
-                return
             for process in running:
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGSTOP)
+            running = [process for process in self._inside() if not stands_still(process.pid)]
+            if not running:
+                return
         log.warning("a kernel that would not be paused was killed")
         self._kill()
 

@@ -55,26 +55,30 @@ def _signal(pid: int, signum: int) -> None:
 
 def stands_still(pid: int) -> bool:
     """Whether a process is stopped, is about to stop, or is gone. Asked on Linux, after it was sent SIGSTOP."""
-    status = _status(pid)
-    waiting = _in_set(status.get("SigPnd", "0"), signal.SIGSTOP) or _in_set(
-        status.get("ShdPnd", "0"), signal.SIGSTOP
-    )
-    return waiting or status.get("State", "Z").strip()[:1] in "TtZX"
+    status = _status(Path(f"/proc/{pid}"))
+    if any(_in_set(status.get(name, "0"), signal.SIGSTOP) for name in ("SigPnd", "ShdPnd")):
+        return True
+    # The main thread may have ended while the others run on.
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            if _status(thread).get("State", "X").strip()[:1] not in "TtZX":
+                return False
+    return True
 
 
 def _blocked(pid: int, signum: int) -> bool:
     """Whether a process's main thread blocks a signal."""
-    return _in_set(_status(pid).get("SigBlk", "0"), signum)
+    return _in_set(_status(Path(f"/proc/{pid}")).get("SigBlk", "0"), signum)
 
 
 def _in_set(mask: str, signum: int) -> bool:
     return bool(int(mask, 16) >> (signum - 1) & 1)
 
 
-def _status(pid: int) -> dict[str, str]:
-    """What the system tells of a process; empty if it is gone."""
+def _status(entry: Path) -> dict[str, str]:
+    """What the system tells of a process or a thread, by its folder in /proc; empty if it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        lines = (entry / "status").read_text(errors="replace").splitlines()
     except OSError:
         return {}
     return {name: value for name, _, value in (line.partition(":") for line in lines)}

@@ -11,7 +11,8 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -24,6 +25,8 @@ from jupyter_depin.errors import KernelStartFailed, SandboxMissing
 from provider_kernel import sandbox as port
 from provider_kernel.sandbox import KernelCommand, Limits, cgroup, foreign_user, seccomp, view
 from provider_kernel.sandbox.bubblewrap import BubblewrapSandbox, passed_environment
+from provider_kernel.sandbox.confined import ConfinedKernel
+from provider_kernel.sandbox.signals import stands_still
 from tests.sandbox.conftest import connect
 
 pytestmark = pytest.mark.sandbox
@@ -432,6 +435,21 @@ async def test_memory_that_runs_out_does_not_cost_the_owner_a_program(start_smal
     assert said == "1000"
 
 
+@asynccontextmanager
+async def talking(folder: Path) -> AsyncIterator[tuple[ConfinedKernel, AsyncKernelClient]]:
+    kernel = await BubblewrapSandbox().start(KernelCommand(key=b"key"), folder=folder, limits=Limits())
+    client = AsyncKernelClient()
+    connect(client, kernel.sockets, b"key")
+    client.start_channels()
+    try:
+        with anyio.fail_after(60):
+            await client.wait_for_ready()
+            yield kernel, client
+    finally:
+        client.stop_channels()
+        await kernel.destroy()
+
+
 FORKING = """
 import os, signal, time
 kernel = os.getpid()
@@ -447,25 +465,43 @@ time.sleep(3600)
 """
 
 
+HEADLESS = """
+import os, subprocess, sys
+program = '''
+import ctypes, threading
+threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()
+ctypes.CDLL(None).syscall(60 if __import__('platform').machine() == 'x86_64' else 93, 0)
+'''
+p = subprocess.Popen([sys.executable, '-c', program])
+while 'Z' not in open(f'/proc/{p.pid}/status').read().split('State:')[1][:3]:
+    pass
+print('headless', flush=True)
+"""
+
+
+async def test_threads_that_outlive_their_main_thread_are_stopped_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
+    async with talking(tmp_path / "k") as (kernel, client):
+        client.execute(HEADLESS)
+        while (await client.get_iopub_msg())["content"].get("text") != "headless\n":
+            pass
+        kernel.pause()
+        inside = psutil.Process(kernel.pid).children(recursive=True)
+        while not all(stands_still(process.pid) for process in inside):
+            pass
+        before = [process.cpu_times()[:2] for process in inside]
+        await anyio.run_process([sys.executable, "-I", "-S", "-c", "sum(range(5_000_000))"])
+        assert [process.cpu_times()[:2] for process in inside] == before
+
+
 async def test_a_kernel_that_will_not_be_paused_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
-    kernel = await BubblewrapSandbox().start(
-        KernelCommand(key=b"key"), folder=tmp_path / "k", limits=Limits()
-    )
-    client = AsyncKernelClient()
-    connect(client, kernel.sockets, b"key")
-    client.start_channels()
-    try:
-        with anyio.fail_after(60):
-            await client.wait_for_ready()
-            client.execute(FORKING)
-            while (await client.get_iopub_msg())["content"].get("text") != "forking\n":
-                pass
-            kernel.pause()
-            assert await kernel.wait() == -9
-    finally:
-        client.stop_channels()
-        await kernel.destroy()
+    async with talking(tmp_path / "k") as (kernel, client):
+        client.execute(FORKING)
+        while (await client.get_iopub_msg())["content"].get("text") != "forking\n":
+            pass
+        kernel.pause()
+        assert await kernel.wait() == -9
 
 
 async def test_memory_is_bounded(start_small):

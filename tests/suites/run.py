@@ -82,6 +82,13 @@ SUITES: dict[str, Suite] = {
             "tests/test_client.py::TestExecute::test_widgets",
         ),
     ),
+    "jupyter_server": Suite(
+        package="jupyter_server",
+        version="2.21.1",
+        # The rest serves files, pages and settings.
+        tests=("tests/services/kernels", "tests/services/sessions", "tests/services/kernelspecs"),
+        fast=("tests/services/kernels/test_execution_state.py",),
+    ),
     "ipykernel": Suite(
         package="ipykernel",
         version="7.4.0",
