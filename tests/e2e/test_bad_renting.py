@@ -210,6 +210,19 @@ def test_a_provider_that_refuses_every_voucher_gets_nothing(shared, tmp_path):
     assert shared.money() == before
 
 
+def test_the_doctor_sees_an_empty_wallet_and_a_full_one(shared, tmp_path):
+    home = shared.renter(tmp_path, max_spend="1.5")
+    full = shared.depin(home, "doctor")
+    assert full.returncode == 0, full.stdout
+    assert " DEMO, for rentals of at most 1.5\n" in full.stdout
+    (home / "wallet.key").unlink()
+    empty = shared.depin(home, "doctor")
+    assert empty.returncode == 1
+    assert (
+        "MISSING  Money: Your wallet holds 0 DEMO where 1.5 are needed\n         → Add money" in empty.stdout
+    )
+
+
 # -- the payment network
 
 
