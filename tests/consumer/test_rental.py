@@ -356,7 +356,7 @@ async def test_a_slow_ledger_is_not_taken_for_a_settled_one(world):
         assert w.journal.unsettled("payer")
 
 
-async def test_a_node_of_the_ledger_that_lags_behind_is_waited_for(world, monkeypatch):
+async def test_a_node_of_the_ledger_that_lags_behind_is_waited_for(world):
     async with world() as w:
         rental, _ = await running(w)
         await w.clock.wait(10)
@@ -373,7 +373,6 @@ async def test_a_node_of_the_ledger_that_lags_behind_is_waited_for(world, monkey
             now = w.ledger.now
 
         rental._ledger = Lagging()
-        monkeypatch.setattr(w.ledger, "channel", w.ledger.channel)
         w.settle(rental)
         await w.ended(rental, within=20)
         assert rental.receipt is not None
@@ -565,23 +564,22 @@ async def test_two_rentals_at_once_do_not_count_on_the_same_money(world, monkeyp
         assert len(opened) == 2
 
 
-@pytest.mark.parametrize("first", ["depin1nonsense", "dear", "poor"])
+@pytest.mark.parametrize("first", ["depin1nonsense", "too dear for the limit"])
 async def test_what_fails_with_one_provider_may_go_with_the_next(world, first):
     async with world() as w:
         cheap = await w.start_agent()
         if first != "depin1nonsense":
-            rate, stake = ("360000", "1") if first == "dear" else ("3.6", "1")
             other = Wallet.generate()
             endpoint = w.network.endpoint("other")
             await w.ledger.register(other, endpoint.node, Amount(0))
-            config = replace(w.provider_config, home=w.folder / "q", rate_per_hour=rate, stake=stake)
+            config = replace(w.provider_config, home=w.folder / "q", rate_per_hour="360000")
             dear = await w.start_agent(
                 node="other", register=False, wallet=other, config=config,
                 journal=Journal(config.path("journal.sqlite")),
             )  # fmt: skip
             first = str(dear.ticket)
         opened = await w.open(tickets=(first, str(cheap.ticket)), max_rate_per_hour="1000000")
-        assert opened.offer.provider in (w.provider.address, w.agents[-1].ticket.provider)
+        assert opened.offer.provider == w.provider.address
 
 
 # -- what the provider says is not believed

@@ -450,6 +450,13 @@ async def talking(folder: Path) -> AsyncIterator[tuple[ConfinedKernel, AsyncKern
         await kernel.destroy()
 
 
+async def begun(client: AsyncKernelClient, code: str, word: str) -> None:
+    """Run a cell until it has printed a word."""
+    client.execute(code)
+    while (await client.get_iopub_msg())["content"].get("text") != word:
+        pass
+
+
 FORKING = """
 import os, signal, time
 kernel = os.getpid()
@@ -482,9 +489,7 @@ print('headless', flush=True)
 async def test_threads_that_outlive_their_main_thread_are_stopped_too(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
     async with talking(tmp_path / "k") as (kernel, client):
-        client.execute(HEADLESS)
-        while (await client.get_iopub_msg())["content"].get("text") != "headless\n":
-            pass
+        await begun(client, HEADLESS, "headless\n")
         kernel.pause()
         inside = psutil.Process(kernel.pid).children(recursive=True)
         while not all(stands_still(process.pid) for process in inside):
@@ -497,9 +502,7 @@ async def test_threads_that_outlive_their_main_thread_are_stopped_too(tmp_path, 
 async def test_a_kernel_that_will_not_be_paused_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
     async with talking(tmp_path / "k") as (kernel, client):
-        client.execute(FORKING)
-        while (await client.get_iopub_msg())["content"].get("text") != "forking\n":
-            pass
+        await begun(client, FORKING, "forking\n")
         kernel.pause()
         assert await kernel.wait() == -9
 
