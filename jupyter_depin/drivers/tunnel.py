@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
 
 from jupyter_depin.drivers.clock import steady_ns
+from jupyter_depin.drivers.frame_queue import FrameQueue
 from jupyter_depin.errors import DepinError, RemoteProtocolError
 from jupyter_depin.protocol.frames import (
     PRIORITY,
@@ -35,45 +35,10 @@ from jupyter_depin.tunnel.machine import State, Tunnel
 log = logging.getLogger(__name__)
 
 _READ = 1 << 20
-_JOIN = 1 << 16
-"""Queued small frames are joined up to so many bytes per write."""
 _CONTROL_PRIORITY = max(PRIORITY.values()) + 10
 """Above every lane: an acknowledgement or an answer to a ping that waits behind an output looks like a dead link."""
 _CONTROL_LIMIT = 1 << 20
 """Bytes that may wait on the control stream: a peer that asks and asks and never reads the answers is let go."""
-
-
-class _Queue:
-    """Pieces to write on one stream, with a wake-up for its writer."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[Part] = deque()
-        self._wake = asyncio.Event()
-        self.size = 0
-
-    def put(self, pieces: Sequence[Part]) -> None:
-        self._pieces.extend(pieces)
-        self.size += sum(map(len, pieces))
-        self._wake.set()
-
-    def clear(self) -> None:
-        self._pieces.clear()
-        self.size = 0
-
-    async def next(self) -> Part:
-        while not self._pieces:
-            self._wake.clear()
-            await self._wake.wait()
-        first = self._pieces.popleft()
-        self.size -= len(first)
-        if not self._pieces or len(first) >= _JOIN:
-            return first
-        batch, size = [first], len(first)
-        while self._pieces and size + len(self._pieces[0]) <= _JOIN:
-            batch.append(self._pieces.popleft())
-            size += len(batch[-1])
-        self.size -= size - len(first)
-        return b"".join(batch) if len(batch) > 1 else first
 
 
 class TunnelDriver:
@@ -96,8 +61,8 @@ class TunnelDriver:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._armed: int | None = None
-        self._control = _Queue()
-        self._lanes = {lane: _Queue() for lane in Lane}
+        self._control = FrameQueue()
+        self._lanes = {lane: FrameQueue() for lane in Lane}
         self._scope: anyio.CancelScope | None = None
         self._free = anyio.Lock()
         self._newest: Connection | None = None
@@ -209,7 +174,7 @@ class TunnelDriver:
         tasks.start_soon(self._write, self._lanes[lane], stream)
         tasks.start_soon(self._read_lane, stream, lane, first)
 
-    async def _write(self, queue: _Queue, stream: Stream) -> None:
+    async def _write(self, queue: FrameQueue, stream: Stream) -> None:
         while True:
             piece = await queue.next()
             self.bytes_up += len(piece)
