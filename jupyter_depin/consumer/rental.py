@@ -18,10 +18,10 @@ from jupyter_depin.channels import ClientSide
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.ending import confirmed, why_pending
 from jupyter_depin.consumer.launching import Launching
+from jupyter_depin.consumer.link import Link
 from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.consumer.shown import shown
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
-from jupyter_depin.drivers.handshake import ask
 from jupyter_depin.drivers.meter import PayerDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import (
@@ -29,16 +29,13 @@ from jupyter_depin.errors import (
     KernelStartFailed,
     LeaseEnded,
     MessageTooBig,
-    RemoteProtocolError,
     SettlementPending,
-    TransportError,
 )
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason, Lifecycle, State
 from jupyter_depin.protocol.frames import Lane, Part, too_big
 from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.messages import (
-    Attached,
     End,
     Ended,
     KernelExited,
@@ -59,15 +56,13 @@ from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.status import RentalStatus
-from jupyter_depin.transport import Endpoint, Stream
+from jupyter_depin.transport import Endpoint
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
 from jupyter_depin.tunnel.machine import Tunnel
 
 log = logging.getLogger(__name__)
 
 _PING_NS = 3 * NS_PER_SECOND
-_DIAL_S = 4.0
-_REDIAL_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
 class Rental:
@@ -90,10 +85,9 @@ class Rental:
         recovered: bool = False,
     ) -> None:
         self._opened, self._config = opened, config
-        self._endpoint, self._ledger, self._journal = endpoint, ledger, journal
+        self._ledger, self._journal = ledger, journal
         self._on_change = on_change
         self.channel_id, self.kernel_id = opened.channel_id, kernel_id
-        self._fresh = recovered
         offer = opened.offer
         self._lifecycle = Lifecycle(steady_ns(), State.RECONNECTING if recovered else State.STARTING)
         self._since_ns = unix_ns()
@@ -103,6 +97,7 @@ class Rental:
             on_message=self._received,
             on_event=self._tunnel_event,
         )
+        self._link = Link(opened, endpoint, self._driver, fresh=recovered, on_cut=self._cut_off)
         self._meter = PayerDriver(
             offer=offer,
             cap=opened.deposit,
@@ -120,7 +115,6 @@ class Rental:
         self._exited = anyio.Event()
         self._exit_status: int | None = 0
         self._paused = False
-        self._cut_ns = 0
         self._over = anyio.Event()
         self._provider_ended = anyio.Event()
         self._provider_settled = anyio.Event()
@@ -134,7 +128,7 @@ class Rental:
     @property
     def reached(self) -> bool:
         """Whether the provider ever attached this process to the lease. Asked at recovery."""
-        return not self._fresh
+        return self._link.reached
 
     @property
     def over(self) -> bool:
@@ -236,42 +230,15 @@ class Rental:
         self.failure = None
 
     async def _keep_link(self) -> None:
-        attempt = 0
-        first = self._opened.link
-        control: Stream | None
-        while True:
-            try:
-                if first is not None:
-                    (connection, control), first = first, None
-                else:
-                    with anyio.fail_after(_DIAL_S):
-                        connection, control = await self._endpoint.connect(self._opened.address), None
-                try:
-                    with anyio.fail_after(_DIAL_S):
-                        control = control or await connection.open_stream()
-                        await ask(
-                            control, self._opened.attach(self._endpoint.node, fresh=self._fresh), Attached
-                        )
-                    self._fresh, attempt = False, 0
-                    reason = await self._driver.carry(connection, control)
-                    self._cut_ns = steady_ns()
-                    log.info("rental=%s link ended: %s", self.channel_id.hex(), reason)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await connection.close("done")
-            except (TransportError, RemoteProtocolError, TimeoutError) as error:
-                log.debug("rental=%s no link: %s", self.channel_id.hex(), error)
-            except DepinError as error:
-                # Whatever it calls its refusal, it does not carry this lease any more.
-                log.warning("rental=%s %s", self.channel_id.hex(), error)
-                self._end(EndReason.PROVIDER_LOST_KERNEL)
-                self._provider_ended.set()
-                self._provider_settled.set()
-                return
-            if not self._over.is_set():
-                self._move(State.RECONNECTING)
-            await anyio.sleep(_REDIAL_S[min(attempt, len(_REDIAL_S) - 1)])
-            attempt += 1
+        await self._link.keep()
+        # It was refused.
+        self._end(EndReason.PROVIDER_LOST_KERNEL)
+        self._provider_ended.set()
+        self._provider_settled.set()
+
+    def _cut_off(self) -> None:
+        if not self._over.is_set():
+            self._move(State.RECONNECTING)
 
     # -- what arrives
 
@@ -294,9 +261,8 @@ class Rental:
             case Launched(epoch=epoch):
                 if epoch == self._epoch and self._launching is not None:
                     # The news may have waited for a cut link; the kernel may be ready since then.
-                    self._meter.start(
-                        self._cut_ns if self._cut_ns > self._launching.since_ns else steady_ns()
-                    )
+                    cut_ns = self._link.cut_ns
+                    self._meter.start(cut_ns if cut_ns > self._launching.since_ns else steady_ns())
                     if self._client_side is not None:
                         self._client_side.attend(True)
                     self._launching.succeeded()

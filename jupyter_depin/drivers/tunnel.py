@@ -30,7 +30,8 @@ from jupyter_depin.protocol.frames import (
 )
 from jupyter_depin.transport import Connection, Stream
 from jupyter_depin.tunnel.events import Event, Message, Opened, Silent
-from jupyter_depin.tunnel.machine import State, Tunnel
+from jupyter_depin.tunnel.machine import Tunnel
+from jupyter_depin.tunnel.states import State
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum
 
 from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
 from jupyter_depin.protocol.frames import (
@@ -30,36 +29,8 @@ from jupyter_depin.protocol.frames import (
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Message, Opened, Silent
+from jupyter_depin.tunnel.states import TRANSITIONS, State
 from jupyter_depin.tunnel.window import Window, held_bytes
-
-
-class State(Enum):
-    """Where a tunnel is. The values are for people."""
-
-    DETACHED = "no connection"
-    RESUMING = "connected, waiting for the peer's Resume"
-    OPEN = "carrying messages"
-    CLOSED = "over"
-
-
-TRANSITIONS: dict[tuple[State, str], State] = {
-    (State.DETACHED, "attach"): State.RESUMING,
-    (State.RESUMING, "Resume"): State.OPEN,
-    (State.RESUMING, "detach"): State.DETACHED,
-    (State.OPEN, "Data"): State.OPEN,
-    (State.OPEN, "Ack"): State.OPEN,
-    (State.OPEN, "Ping"): State.OPEN,
-    (State.OPEN, "Pong"): State.OPEN,
-    (State.OPEN, "detach"): State.DETACHED,
-    (State.DETACHED, "detach"): State.DETACHED,
-    (State.DETACHED, "grace over"): State.CLOSED,
-    (State.DETACHED, "close"): State.CLOSED,
-    (State.RESUMING, "close"): State.CLOSED,
-    (State.OPEN, "close"): State.CLOSED,
-    (State.CLOSED, "close"): State.CLOSED,
-    (State.CLOSED, "detach"): State.CLOSED,
-}
-"""Every step that is allowed. A frame that is not here breaks the protocol; the diagram is drawn from this."""
 
 ACK_DELAY_NS = NS_PER_SECOND // 10
 ACK_BYTES = 1 << 20

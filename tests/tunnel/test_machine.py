@@ -9,7 +9,8 @@ import pytest
 from jupyter_depin.errors import LocalProtocolError, MessageTooBig, RemoteProtocolError
 from jupyter_depin.protocol.frames import MAX_PARTS, Ack, Data, Frame, Lane, Ping, Pong, Resume, longest
 from jupyter_depin.tunnel.events import Closed, LaneDrained, LaneFull, Message, Opened, Silent
-from jupyter_depin.tunnel.machine import ACK_BYTES, ACK_DELAY_NS, TRANSITIONS, State, Tunnel, is_control
+from jupyter_depin.tunnel.machine import ACK_BYTES, ACK_DELAY_NS, Tunnel, is_control
+from jupyter_depin.tunnel.states import TRANSITIONS, State
 from jupyter_depin.tunnel.window import Window
 
 S = 10**9

@@ -20,7 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jupyter_depin.errors import RemoteProtocolError
 from jupyter_depin.protocol.frames import Ack, Data, Frame, Lane, Ping, Pong, Resume
 from jupyter_depin.tunnel.events import LaneDrained, LaneFull, Message, Silent
-from jupyter_depin.tunnel.machine import ACK_DELAY_NS, State, Tunnel
+from jupyter_depin.tunnel.machine import ACK_DELAY_NS, Tunnel
+from jupyter_depin.tunnel.states import State
 from jupyter_depin.tunnel.window import Window
 
 S = 10**9
