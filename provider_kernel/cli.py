@@ -22,6 +22,7 @@ from anyio.abc import TaskStatus
 
 from jupyter_depin.chain import Ledger
 from jupyter_depin.chain.shared import LedgerAddress, serve
+from jupyter_depin.drivers.loop import new_event_loop
 from jupyter_depin.errors import ConfigError, DepinError, MachineTrouble, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, load_or_create_node_secret
@@ -112,7 +113,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(message)s")
-    anyio.run(_start, options)
+    anyio.run(_start, options, backend_options={"loop_factory": new_event_loop})
 
 
 async def _start(options: argparse.Namespace) -> None:

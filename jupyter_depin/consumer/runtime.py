@@ -29,6 +29,7 @@ from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.opening import open_lease
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.consumer.rental import Rental
+from jupyter_depin.drivers.loop import new_event_loop
 from jupyter_depin.errors import DepinError, LeaseEnded, RentalNotFound
 from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.lifecycle import EndReason
@@ -74,7 +75,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop = new_event_loop()
         self._ready = threading.Event()
         self._tasks: TaskGroup
         self._stop: anyio.Event
