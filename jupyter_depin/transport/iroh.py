@@ -16,11 +16,8 @@ Rejected: asyncssh (no way through NATs), aioquic (the same, and slow), libp2p (
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import anyio
 import iroh
@@ -29,8 +26,9 @@ from iroh import iroh_ffi
 
 from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, PortInUse, TransportError
 from jupyter_depin.protocol.identity import NodeAddress, NodeId, node_id
-from jupyter_depin.transport import ALPN, Path
-from jupyter_depin.transport.iroh_calls import Pending, choose
+from jupyter_depin.transport import ALPN
+from jupyter_depin.transport.iroh_connection import IrohConnection, renew_calls
+from jupyter_depin.transport.iroh_errors import ignored, told
 from jupyter_depin.transport.iroh_fork import renewed
 from jupyter_depin.transport.iroh_free import owned
 
@@ -40,14 +38,6 @@ _CLOSE_SECONDS = 10.0
 
 _ROOM = 64
 """Peers that may be shaking hands or waiting for `accept`, together."""
-
-_CHUNK = 1 << 18
-"""Bytes handed to the library in one piece: bounds the copy that a huge output needs."""
-
-_READ = 1 << 18
-"""The library makes a buffer of the whole limit for each read, so a larger one costs more than it brings."""
-
-_calls = choose()
 
 
 def node_id_of(secret: bytes) -> NodeId:
@@ -69,14 +59,13 @@ async def bind(
     reached directly or not at all. A dial that is not answered ends after `dial_seconds`. Raises
     `PortInUse`, `ConfigError` (an address that cannot be read) and `TransportError`.
     """
-    global _calls
     if renewed():
-        _calls = choose()
+        renew_calls()
     key = _secret_key(secret)
     try:
         mode = iroh.RelayMode.custom_from_urls(list(relays)) if relays else iroh.RelayMode.disabled()
     except iroh.IrohError as error:
-        raise ConfigError(detail=f"{', '.join(relays)}: {_told(error)}") from error
+        raise ConfigError(detail=f"{', '.join(relays)}: {told(error)}") from error
     options = iroh.EndpointOptions(
         preset=iroh.preset_minimal(),
         bind_addr=listen,
@@ -92,7 +81,7 @@ async def bind(
             raise PortInUse(port=listen.rpartition(":")[2]) from error
         if "address syntax" in error.message():
             raise ConfigError(detail=f"{listen!r} is not an address of the form ip:port") from error
-        raise TransportError(detail=_told(error)) from error
+        raise TransportError(detail=told(error)) from error
     return IrohEndpoint(endpoint, relays=tuple(relays), alpn=alpn, dial_seconds=dial_seconds)
 
 
@@ -174,7 +163,7 @@ class IrohEndpoint:
         self._closed = True
         self.address()
         self._arrived.put_nowait(None)
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True), _ignored():
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True), ignored():
             if self._handshakes is not None:
                 self._handshakes.cancel_scope.cancel()
             if self._welcomer is not None:
@@ -203,197 +192,13 @@ class IrohEndpoint:
             self._arrived.put_nowait(None)
 
     async def _shake_hands(self, incoming: iroh.Incoming) -> None:
-        with anyio.move_on_after(_HANDSHAKE_SECONDS), _ignored():
+        with anyio.move_on_after(_HANDSHAKE_SECONDS), ignored():
             self._arrived.put_nowait(self._adopt(await (await incoming.accept()).connect()))
             return
         self._room.release()
-
-
-class IrohConnection:
-    """A connection with one peer (port `Connection`). Made by an endpoint."""
-
-    def __init__(self, connection: iroh.Connection) -> None:
-        self._connection: iroh.Connection | None = owned(connection)
-        self._streams: weakref.WeakSet[IrohStream] = weakref.WeakSet()
-        self._peer = node_id(connection.remote_id().to_bytes())
-        self._reason: str | None = None
-        self._accepting: list[Pending] = []
-
-    @property
-    def peer(self) -> NodeId:
-        """The node at the other end, proven by its key."""
-        return self._peer
-
-    def path(self) -> Path | None:
-        """The path in use, or None while it is not known. The round-trip time is in whole milliseconds."""
-        for path in self._connection.paths() if self._connection is not None else ():
-            if path.is_selected:
-                return Path(relayed=path.is_relay, remote=path.remote_addr, rtt_ms=float(path.rtt_ms))
-        return None
-
-    async def open_stream(self) -> IrohStream:
-        """Open a stream of our own. Raises `ConnectionLost`."""
-        with self.translated():
-            return self._adopt(await self._held().open_bi())
-
-    async def accept_stream(self) -> IrohStream:
-        """Wait for the peer's next stream; a cancelled wait loses none. Raises `ConnectionLost`."""
-        call = self._accepting.pop() if self._accepting else _calls.accept(self._held())
-        try:
-            with self.translated():
-                return self._adopt(await call.wait())
-        except asyncio.CancelledError:
-            self._accepting.append(call)
-            raise
-
-    async def close(self, reason: str = "") -> None:
-        """End the connection; the peer reads `reason`. Never raises."""
-        if self._connection is None:
-            return
-        # The library would forget why the peer had closed.
-        self._reason = self._why() or reason or "closed on this side"
-        with _ignored():
-            self._connection.close(0, reason.encode())
-
-    async def closed(self) -> str:
-        """Wait until the connection has ended, by whatever cause, and return the reason."""
-        cause = "the library failed"
-        with _ignored():
-            if self._connection is not None:
-                cause = await self._connection.closed()
-        return self._reason or _plain(cause)
-
-    def let_go(self) -> None:
-        """Give the library's objects back, once the node is closed. For `IrohEndpoint.close`."""
-        if self._connection is not None:
-            self._reason = self._why() or "this node was closed"
-            self._connection = None
-        self._accepting.clear()
-        for stream in list(self._streams):
-            stream.let_go(self._reason or "")
-
-    @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn the library's errors into `ConnectionLost`, with the connection's own reason where it has ended."""
-        try:
-            yield
-        except (iroh.IrohError, iroh_ffi.InternalError) as error:
-            raise self.lost(error) from error
-
-    def lost(self, error: Exception) -> ConnectionLost:
-        """The same for one error. For streams, whose every read and write would pay for a generator."""
-        return ConnectionLost(detail=self._why() or _told(error))
-
-    def _why(self) -> str | None:
-        """Why the connection has ended, or None while it has not."""
-        if self._reason is None and self._connection is not None:
-            cause = self._connection.close_reason()
-            return None if cause is None else _plain(cause)
-        return self._reason
-
-    def _held(self) -> iroh.Connection:
-        if self._connection is None:
-            raise ConnectionLost(detail=self._reason or "")
-        return self._connection
-
-    def _adopt(self, halves: iroh.BiStream) -> IrohStream:
-        adopted = IrohStream(self, halves)
-        self._streams.add(adopted)
-        return adopted
-
-
-class IrohStream:
-    """A stream of bytes in both directions (port `Stream`). Made by a connection, which it keeps alive.
-
-    A cancelled `read` loses nothing: the next one gets what came meanwhile. After a cancelled `write` nobody knows how
-    much was sent, so this direction of the stream is over and every later `write` raises `ConnectionLost`.
-    """
-
-    def __init__(self, connection: IrohConnection, halves: iroh.BiStream) -> None:
-        self._connection = connection
-        self._receiver: Any = owned(halves.recv())
-        self._sender: Any = owned(halves.send())
-        self._reading: Pending | None = None
-        self._surplus = b""
-        self._over: str | None = None
-        self._priority: int | None = None
-
-    async def read(self, limit: int) -> bytes:
-        """Return 1 … `limit` bytes as soon as there are any; b"" when the peer finished. Raises `ConnectionLost`."""
-        if not self._surplus:
-            if self._receiver is None:
-                raise ConnectionLost(detail=self._over or "")
-            reading = self._reading = self._reading or _calls.read(self._receiver, min(limit, _READ))
-            try:
-                data: bytes = await reading.wait()
-            except (iroh.IrohError, iroh_ffi.InternalError) as error:
-                self._reading = None
-                raise self._connection.lost(error) from error
-            self._reading = None
-            if len(data) <= limit:
-                return data
-            # An earlier, cancelled read had asked for more.
-            self._surplus = data
-        data, self._surplus = self._surplus[:limit], self._surplus[limit:]
-        return data
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """Hand over all of `data`; it is copied once. Raises `ConnectionLost`."""
-        if self._over is not None:
-            raise ConnectionLost(detail=self._over)
-        sender = self._sender
-        try:
-            if self._priority is not None:
-                await sender.set_priority(self._priority)
-                self._priority = None
-            small = len(data) <= _CHUNK and isinstance(data, bytes)
-            view = data if small else memoryview(data).cast("B")
-            for start in range(0, len(view), _CHUNK):
-                await _calls.write(sender, view[start : start + _CHUNK]).wait()
-        except (iroh.IrohError, iroh_ffi.InternalError) as error:
-            raise self._connection.lost(error) from error
-        except asyncio.CancelledError:
-            self._over = "an earlier write was interrupted"
-            raise
-
-    async def finish(self) -> None:
-        """Say that nothing more is written; saying it again does nothing. Raises `ConnectionLost`."""
-        if self._over is None:
-            self._over = "this side had finished the stream"
-            with self._connection.translated():
-                await self._sender.finish()
-
-    def set_priority(self, priority: int) -> None:
-        """Streams of a higher priority are sent first. Holds from the next `write` on."""
-        self._priority = priority
-
-    def let_go(self, reason: str) -> None:
-        """Give the library's objects back, once the node is closed. For `IrohConnection.let_go`."""
-        self._over = reason
-        self._receiver = self._sender = self._reading = None
 
 
 def _secret_key(secret: bytes) -> iroh.SecretKey:
     if len(secret) != 32:
         raise ConfigError(detail=f"a node's secret has 32 bytes, not {len(secret)}")
     return iroh.SecretKey.from_bytes(secret)
-
-
-@contextlib.contextmanager
-def _ignored() -> Iterator[None]:
-    """Let the library's errors pass where the caller is promised none."""
-    with contextlib.suppress(iroh.IrohError, iroh_ffi.InternalError):
-        yield
-
-
-def _told(error: Exception) -> str:
-    return _plain(error.message() if isinstance(error, iroh.IrohError) else str(error))
-
-
-def _plain(cause: str) -> str:
-    """A cause in the library's words, without its error codes, chains and places in the source."""
-    by_peer = re.fullmatch(r"closed by peer: (?:(.*) \(code \d+\)|\d+)", cause, re.DOTALL)
-    if by_peer:
-        return by_peer[1] or "closed by the other side"
-    lines = cause.rsplit("Caused by:", 1)[-1].strip().splitlines() or ["no reason given"]
-    return re.sub(r"\s*\(/.*\)$", "", lines[-1].strip())

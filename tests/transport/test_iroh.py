@@ -14,7 +14,7 @@ from iroh import iroh_ffi
 
 from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, PortInUse, TransportError
 from jupyter_depin.protocol.identity import Address, NodeAddress, Ticket
-from jupyter_depin.transport import iroh, iroh_calls
+from jupyter_depin.transport import iroh, iroh_calls, iroh_connection, iroh_errors
 
 
 async def test_a_node_keeps_its_id_over_restarts(iroh_nodes):
@@ -209,6 +209,19 @@ async def test_a_node_is_found_through_its_relay_alone(relay, open_pair):
             await b.close()
 
 
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        ("closed by peer: the lease has ended (code 0)", "the lease has ended"),
+        ("closed by peer: 0", "closed by the other side"),
+        ("lost\n\nCaused by:\n    timed out (/some/where.rs:1:2)", "timed out"),
+        ("", "no reason given"),
+    ],
+)
+def test_a_cause_is_told_without_the_librarys_trimmings(cause, said):
+    assert iroh_errors.plain(cause) == said
+
+
 def test_the_installed_binding_is_known():
     assert isinstance(iroh_calls.choose(), iroh_calls.FastCalls)
 
@@ -252,7 +265,7 @@ def test_an_unknown_binding_is_used_as_it_is(changes, caplog):
 async def test_the_binding_as_it_is_carries_the_same_bytes(
     monkeypatch, iroh_nodes, join, open_pair, read_all
 ):
-    monkeypatch.setattr(iroh, "_calls", iroh_calls.PlainCalls())
+    monkeypatch.setattr(iroh_connection, "_calls", iroh_calls.PlainCalls())
     payload = os.urandom(600_000)
     async with iroh_nodes() as (a, b):
         mine, theirs = await open_pair(*await join(a, b))
