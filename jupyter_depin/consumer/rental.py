@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from jupyter_depin.chain import Ledger
-from jupyter_depin.channels import ClientSide
+from jupyter_depin.consumer.clients import Clients
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.ending import confirmed, why_pending
 from jupyter_depin.consumer.launching import Launching
@@ -109,7 +109,7 @@ class Rental:
         )
         if recovered:
             self._meter.restore(opened.paid, opened.served_ns, opened.elapsed_ns)
-        self._client_side: ClientSide | None = None
+        self._clients = Clients(self._from_client)
         self._epoch = 0
         self._launching: Launching | None = None
         self._exited = anyio.Event()
@@ -155,13 +155,7 @@ class Rental:
         """Start a kernel, for the first time or again in the same lease. Raises why it could not be started."""
         if self._over.is_set():
             raise self._ended_error()
-        if self._client_side is None or not self._client_side.serves(local):
-            before, self._client_side = self._client_side, None
-            if before is not None:
-                before.close()
-            self._client_side = ClientSide(local, self._from_client)
-        self._client_side.beating = True
-        self._client_side.attend(False)
+        self._clients.serve(local)
         self._epoch += 1
         self._exited, self._exit_status = anyio.Event(), None
         if self._launching is not None:
@@ -206,8 +200,7 @@ class Rental:
                 self.failure = why_pending(self.channel_id, error)
             finally:
                 self._driver.close()
-                if self._client_side is not None:
-                    self._client_side.close()
+                self._clients.close()
                 self._finished.set()
                 self._move(State.ENDED)
                 self._changed()
@@ -246,15 +239,15 @@ class Rental:
         try:
             self._driver.send(lane, self._epoch.to_bytes(4, "big"), *parts)
         except MessageTooBig as error:
-            self._tell(error)
+            self._clients.tell(error)
 
     def _received(self, lane: Lane, parts: Sequence[Part]) -> None:
         if lane is Lane.PAYMENT:
             self._meter.receive(decode_to_payer(bytes(parts[0])))
         elif lane is Lane.LEASE:
             self._fact(bytes(parts[0]))
-        elif self._client_side is not None:
-            self._client_side.deliver(lane, parts)
+        else:
+            self._clients.deliver(lane, parts)
 
     def _fact(self, word: bytes) -> None:
         match decode_fact(word):
@@ -263,8 +256,7 @@ class Rental:
                     # The news may have waited for a cut link; the kernel may be ready since then.
                     cut_ns = self._link.cut_ns
                     self._meter.start(cut_ns if cut_ns > self._launching.since_ns else steady_ns())
-                    if self._client_side is not None:
-                        self._client_side.attend(True)
+                    self._clients.attend()
                     self._launching.succeeded()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
@@ -282,7 +274,7 @@ class Rental:
                 self._paused = False
                 self._move(State.RUNNING)
             case LeftOut() as left:
-                self._tell(too_big(left.size, left.parts, Lane.IOPUB))
+                self._clients.tell(too_big(left.size, left.parts, Lane.IOPUB))
             case Ended(reason=reason):
                 self._provider_ended.set()
                 self._end(EndReason(reason) if reason in set(EndReason) else EndReason.PROVIDER_STOPPED)
@@ -303,8 +295,7 @@ class Rental:
                 self._provider_ended.set()
                 self._provider_settled.set()
             case LaneFull(lane=lane) | LaneDrained(lane=lane):
-                if self._client_side is not None:
-                    self._client_side.pause(lane, isinstance(event, LaneFull))
+                self._clients.pause(lane, isinstance(event, LaneFull))
             case _:
                 pass
 
@@ -315,23 +306,16 @@ class Rental:
             self._move(State.ENDING, reason)
             self._over.set()
             if self._exit_status is None and reason not in _QUIET:
-                self._tell(self._ended_error())
+                self._clients.tell(self._ended_error())
             if self._launching is not None:
                 self._launching.failed(self._ended_error())
             self._kernel_gone(1)
-
-    def _tell(self, error: DepinError) -> None:
-        """Say it in the output of the cell that ran last."""
-        if self._client_side is not None:
-            self._client_side.say(f"[jupyter-depin] {error}")
 
     def _kernel_gone(self, status: int) -> None:
         if self._exit_status is None:
             self._exit_status = status
             self._exited.set()
-            if self._client_side is not None:
-                self._client_side.beating = False
-                self._client_side.attend(False)
+            self._clients.kernel_gone()
 
     def _ended_error(self) -> DepinError:
         return LeaseEnded(reason=SENTENCES[self._lifecycle.reason or EndReason.STOPPED_BY_USER])
