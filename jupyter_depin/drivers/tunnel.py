@@ -73,7 +73,7 @@ class TunnelDriver:
         self._moved: asyncio.Event | None = None
         self._open = asyncio.Event()
         self.connection: Connection | None = None
-        self.bytes_up = self.bytes_down = 0
+        self.bytes_down = 0
         self._arm()
 
     @property
@@ -86,6 +86,11 @@ class TunnelDriver:
         if self.tunnel.state is not State.CLOSED:
             self.tunnel.send(lane, parts, steady_ns())
             self._pump()
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that were handed to the transport so far, over all connections."""
+        return self._control.written + sum(queue.written for queue in self._lanes.values())
 
     async def taken(self, lane: Lane) -> None:
         """Wait until the peer has taken everything that was sent on a lane."""
@@ -131,7 +136,7 @@ class TunnelDriver:
                     async with anyio.create_task_group() as tasks:
                         control.set_priority(_CONTROL_PRIORITY)
                         self.tunnel.attach(steady_ns())
-                        tasks.start_soon(self._write, self._control, control)
+                        tasks.start_soon(self._control.run, control)
                         tasks.start_soon(self._read_control, control)
                         if self._opens:
                             for lane in Lane:
@@ -172,14 +177,8 @@ class TunnelDriver:
             self._start_lane(tasks, stream, lane, first[1:])
 
     def _start_lane(self, tasks: TaskGroup, stream: Stream, lane: Lane, first: bytes) -> None:
-        tasks.start_soon(self._write, self._lanes[lane], stream)
+        tasks.start_soon(self._lanes[lane].run, stream)
         tasks.start_soon(self._read_lane, stream, lane, first)
-
-    async def _write(self, queue: FrameQueue, stream: Stream) -> None:
-        while True:
-            piece = await queue.next()
-            self.bytes_up += len(piece)
-            await stream.write(piece if isinstance(piece, bytes) else memoryview(piece))
 
     async def _read_lane(self, stream: Stream, lane: Lane, first: bytes) -> None:
         decoder = DataDecoder(lane)

@@ -36,6 +36,15 @@ class Stream(Protocol):
     async def write(self, data: bytes | memoryview) -> None:
         """Hand over all of `data`; returns when it is accepted, not when it arrived. Raises `ConnectionLost`."""
 
+    def begin(self, data: bytes | memoryview) -> bool:
+        """Begin to hand over all of `data`. True: that is done; False: await `settled` before the next write.
+
+        For those who write much that is small: a task that waits costs more than most writes. Raises `ConnectionLost`.
+        """
+
+    async def settled(self) -> None:
+        """Wait until what `begin` began is handed over. Raises `ConnectionLost`."""
+
     async def finish(self) -> None:
         """Say that nothing more is written. Raises `ConnectionLost`."""
 

@@ -45,6 +45,9 @@ _TURNS = 32
 class Pending(Protocol):
     """A call whose result waits for whoever asks next."""
 
+    def now(self) -> bool:
+        """Whether it is over already; its result is dropped then. Raises what the library raises."""
+
     async def wait(self) -> Any:
         """Return the result. When the waiter is cancelled, the next `wait` goes on where it stopped."""
 
@@ -68,6 +71,9 @@ class _PlainCall:
     def __init__(self, call: Callable[..., Any], *args: object) -> None:
         self._call = call
         self._args = args
+
+    def now(self) -> bool:
+        return False
 
     async def wait(self) -> Any:
         return await self._call(*self._args)
@@ -189,25 +195,39 @@ class Call:
             library.turns = _TURNS
             await asyncio.sleep(0)
         while True:
-            slot = self._slot
-            if slot is None:
-                slot = self._slot = _Slot(asyncio.get_running_loop())
-                number = next(library.numbers)
-                library.slots[number] = slot
-                self._poll(self._future, library.callback, number)
-                slot.polling = False
+            slot = self._slot or self._ask()
             if slot.code is None:
                 library.turns = _TURNS
                 slot.waiter = slot.loop.create_future()
                 await slot.waiter
             self._slot = None
             if slot.code == library.ready:
-                future, self._future = self._future, 0
-                try:
-                    result = library.step(self._complete, future)
-                finally:
-                    self._free(future)
-                return None if self._lift is None else self._lift(result)
+                return self._result()
+
+    def now(self) -> bool:
+        """Whether it is over already; its result is dropped then. Raises what the library raises."""
+        slot = self._slot or self._ask()
+        if slot.code != self._library.ready:
+            return False
+        self._slot = None
+        self._result()
+        return True
+
+    def _ask(self) -> _Slot:
+        slot = self._slot = _Slot(asyncio.get_running_loop())
+        number = next(self._library.numbers)
+        self._library.slots[number] = slot
+        self._poll(self._future, self._library.callback, number)
+        slot.polling = False
+        return slot
+
+    def _result(self) -> Any:
+        future, self._future = self._future, 0
+        try:
+            result = self._library.step(self._complete, future)
+        finally:
+            self._free(future)
+        return None if self._lift is None else self._lift(result)
 
     def __del__(self) -> None:
         if self._future and self._slot is not None:

@@ -145,6 +145,8 @@ class IrohStream:
         self._surplus = b""
         self._over: str | None = None
         self._priority: int | None = None
+        self._late: bytes | memoryview = b""
+        self._writing: Pending | None = None
 
     async def read(self, limit: int) -> bytes:
         """Return 1 … `limit` bytes as soon as there are any; b"" when the peer finished. Raises `ConnectionLost`."""
@@ -184,6 +186,37 @@ class IrohStream:
             self._over = "an earlier write was interrupted"
             raise
 
+    def begin(self, data: bytes | memoryview) -> bool:
+        """Begin to hand over all of `data`, and say whether that is done. Raises `ConnectionLost`."""
+        if self._over is not None:
+            raise ConnectionLost(detail=self._over)
+        if self._priority is not None or len(data) > _CHUNK:
+            self._late = data
+            return False
+        try:
+            writing = _calls.write(self._sender, data)
+            if writing.now():
+                return True
+        except (iroh.IrohError, iroh_ffi.InternalError) as error:
+            raise self._connection.lost(error) from error
+        self._writing = writing
+        return False
+
+    async def settled(self) -> None:
+        """Wait until what `begin` began is handed over. Raises `ConnectionLost`."""
+        late, self._late = self._late, b""
+        writing, self._writing = self._writing, None
+        if late:
+            await self.write(late)
+        elif writing is not None:
+            try:
+                await writing.wait()
+            except (iroh.IrohError, iroh_ffi.InternalError) as error:
+                raise self._connection.lost(error) from error
+            except asyncio.CancelledError:
+                self._over = "an earlier write was interrupted"
+                raise
+
     async def finish(self) -> None:
         """Say that nothing more is written; saying it again does nothing. Raises `ConnectionLost`."""
         if self._over is None:
@@ -198,4 +231,4 @@ class IrohStream:
     def let_go(self, reason: str) -> None:
         """Give the library's objects back, once the node is closed. For `IrohConnection.let_go`."""
         self._over = reason
-        self._receiver = self._sender = self._reading = None
+        self._receiver = self._sender = self._reading = self._writing = None

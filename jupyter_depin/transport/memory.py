@@ -324,6 +324,7 @@ class MemoryStream:
         self._outward = outward
         self._inward = inward
         self._over: str | None = None
+        self._rest = memoryview(b"")
 
     async def read(self, limit: int) -> bytes:
         """Return 1 … `limit` bytes as soon as there are any; b"" when the peer finished. Raises `ConnectionLost`."""
@@ -335,15 +336,28 @@ class MemoryStream:
 
     async def write(self, data: bytes | memoryview) -> None:
         """Hand over all of `data`; waits while the peer does not read. Raises `ConnectionLost`."""
+        await anyio.lowlevel.checkpoint()
+        if not self.begin(data):
+            await self.settled()
+
+    def begin(self, data: bytes | memoryview) -> bool:
+        """Hand over what there is room for, and say whether that is all. Raises `ConnectionLost`."""
         if self._over is not None:
             raise ConnectionLost(detail=self._over)
+        self._connection.check()
         view = memoryview(data).cast("B")
+        self._rest = view[self._outward.put(view) :]
+        return not self._rest
+
+    async def settled(self) -> None:
+        """Hand over the rest as the peer reads. Raises `ConnectionLost`."""
         try:
-            await anyio.lowlevel.checkpoint()
-            self._connection.check()
-            while view := view[self._outward.put(view) :]:
-                await self._outward.news.wait()
+            # The peer may have read since `begin`: look before waiting.
+            while self._rest:
                 self._connection.check()
+                self._rest = self._rest[self._outward.put(self._rest) :]
+                if self._rest:
+                    await self._outward.news.wait()
         except asyncio.CancelledError:
             self._over = "an earlier write was interrupted"
             raise

@@ -72,13 +72,13 @@ async def test_every_byte_is_counted_on_both_ends(pair):
 
 async def test_small_messages_share_writes_and_big_ones_go_as_they_are(pair, monkeypatch):
     written: list[int] = []
-    write = MemoryStream.write
+    begin = MemoryStream.begin
 
-    async def counting(stream: MemoryStream, data: bytes | memoryview) -> None:
+    def counting(stream: MemoryStream, data: bytes | memoryview) -> bool:
         written.append(len(data))
-        await write(stream, data)
+        return begin(stream, data)
 
-    monkeypatch.setattr(MemoryStream, "write", counting)
+    monkeypatch.setattr(MemoryStream, "begin", counting)
     async with pair() as ends:
         written.clear()
         for i in range(1000):

@@ -344,3 +344,50 @@ async def test_two_nodes_can_dial_each_other_at_the_same_time(nodes, join):
             tasks.start_soon(joined, a, b)
             tasks.start_soon(joined, b, a)
         assert {here.peer for here, _ in pairs} == {a.node, b.node}
+
+
+async def test_what_is_begun_arrives_in_order_whether_it_was_taken_at_once_or_not(nodes, join, open_pair):
+    async with nodes() as (a, b):
+        mine, theirs = await open_pair(*await join(a, b))
+        pieces = [b"small", bytes(BIG), b"after the big one", b"", b"last"]
+        got = bytearray()
+
+        async def begin() -> None:
+            for piece in pieces:
+                if not mine.begin(piece):
+                    await mine.settled()
+            await mine.finish()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(begin)
+            while data := await theirs.read(1 << 16):
+                got += data
+        assert bytes(got) == b"".join(pieces)
+
+
+async def test_beginning_after_the_peer_has_gone_raises(nodes, join, open_pair):
+    async with nodes() as (a, b):
+        here, there = await join(a, b)
+        mine, _theirs = await open_pair(here, there)
+        await there.close("gone")
+        assert await here.closed() == "gone"
+
+        async def begin() -> None:
+            if not mine.begin(b"too late"):
+                await mine.settled()
+
+        with pytest.raises(ConnectionLost):
+            await begin()
+
+
+async def test_what_waits_to_be_handed_over_may_be_given_up(nodes, join, open_pair):
+    async with nodes() as (a, b):
+        mine, _theirs = await open_pair(*await join(a, b))
+        async with anyio.create_task_group() as tasks:
+            while mine.begin(bytes(BIG)):
+                pass
+            tasks.start_soon(mine.settled)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        with pytest.raises(ConnectionLost):
+            mine.begin(b"more")
