@@ -24,6 +24,16 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubtful:
+    """A question is unanswered, or the machine slept: make a new connection beside this one, until `Heard`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The connection was doubtful, and something came over it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Silent:
     """Nothing was heard for too long: drop this connection and make a new one."""
 
@@ -49,4 +59,4 @@ class Closed:
     expired: bool
 
 
-Event = Message | Opened | Silent | LaneFull | LaneDrained | Closed
+Event = Message | Opened | Doubtful | Heard | Silent | LaneFull | LaneDrained | Closed

@@ -28,20 +28,33 @@ from jupyter_depin.protocol.frames import (
     too_big,
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND
-from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Message, Opened, Silent
+from jupyter_depin.tunnel.events import (
+    Closed,
+    Doubtful,
+    Event,
+    Heard,
+    LaneDrained,
+    LaneFull,
+    Message,
+    Opened,
+    Silent,
+)
+from jupyter_depin.tunnel.pulse import LATE_NS, Finding, Pulse
 from jupyter_depin.tunnel.states import TRANSITIONS, State
 from jupyter_depin.tunnel.window import Window, held_bytes
 
 ACK_DELAY_NS = NS_PER_SECOND // 10
 ACK_BYTES = 1 << 20
 """An acknowledgement waits this long for company, unless this much has come in."""
+AFTER_SLEEP_NS = 30 * NS_PER_SECOND
+"""A grace that ended while the machine slept goes on for so long."""
 
 
 class Tunnel:
     """One end of a tunnel. Times are integer ns of any steady clock; the driver calls, nothing here calls out.
 
-    `grace_ns`: how long it may stay detached. `ping_ns`: ask after so much silence, and report `Silent` after three
-    times that (None: the other side asks). `limit`: bytes that a lane may hold before it reports `LaneFull`.
+    `grace_ns`: how long it may stay detached. `ping_ns`: the pace at which this end asks while nothing goes on, see
+    `Pulse` (None: the other side asks). `limit`: bytes that a lane may hold before it reports `LaneFull`.
     """
 
     def __init__(self, *, grace_ns: int, now: int, ping_ns: int | None = None, limit: int = 64 << 20) -> None:
@@ -52,17 +65,15 @@ class Tunnel:
         self._events: deque[Event] = deque()
         self._give_up_at: int | None = now + grace_ns
         self._ack_at: int | None = None
-        self._heard_at = now
-        self._ping_at: int | None = None
-        self._nonce = 0
+        self._awaited = False
+        self._pulse = Pulse(ping_ns)
 
     # -- what the driver tells it
 
     def attach(self, now: int) -> None:
         """A connection was made: greet the peer. Called by the driver before anything is read or written on it."""
         self._step("attach")
-        self._heard_at = now
-        self._ping_at = now + self._ping_ns if self._ping_ns else None
+        self._pulse.begin(now)
         for window in self._windows.values():
             window.tell()
         self._out = [Resume({lane: window.received for lane, window in self._windows.items()})]
@@ -70,9 +81,10 @@ class Tunnel:
     def detach(self, now: int) -> None:
         """The connection is gone, for whatever reason. Allowed at any time."""
         if self.state in (State.RESUMING, State.OPEN):
-            self._give_up_at = now + self._grace_ns
+            self._give_up_at, self._awaited = now + self._grace_ns, False
         self._step("detach")
-        self._out, self._ack_at, self._ping_at = [], None, None
+        self._pulse.end()
+        self._out, self._ack_at = [], None
 
     def close(self) -> None:
         """The lease is over: forget everything. Allowed at any time."""
@@ -96,17 +108,19 @@ class Tunnel:
         frame = window.push(parts, size)
         if self.state is State.OPEN:
             self._out.append(frame)
+            self._pulse.owe(now)
         self._report(window)
 
     def heard(self, now: int) -> None:
         """Some bytes came, be it only a part of a frame: a big message on a narrow link is no silence."""
-        self._heard_at = now
+        if self._pulse.heard(now):
+            self._events.append(Heard())
 
     def receive(self, frame: Frame, now: int) -> None:
         """Take a frame that came over the present connection. Raises `RemoteProtocolError`: drop that connection."""
         if (self.state, type(frame).__name__) not in TRANSITIONS:
             raise RemoteProtocolError(detail=f"{type(frame).__name__} while {self.state.value}")
-        self._heard_at = now
+        self.heard(now)
         match frame:
             case Data():
                 window = self._windows[frame.lane]
@@ -128,29 +142,24 @@ class Tunnel:
             case Ping():
                 self._out.append(Pong(frame.nonce))
             case Pong():
-                if frame.nonce > self._nonce:
+                if frame.nonce > self._pulse.nonce:
                     raise RemoteProtocolError(detail="an answer to a question never asked")
+                self._pulse.answered(frame.nonce, now)
 
     def handle_timer(self, now: int) -> None:
         """Call when `get_timer()` has passed; early calls do no harm."""
         if self._give_up_at is not None and now >= self._give_up_at and self.state is State.DETACHED:
-            self._step("grace over")
-            self._forget()
-            self._events.append(Closed(expired=True))
+            if now - self._give_up_at > LATE_NS and not self._awaited:
+                # The machine slept: whether the lease still lives is the peer's to say, so there is one more try.
+                self._give_up_at, self._awaited = now + AFTER_SLEEP_NS, True
+            else:
+                self._step("grace over")
+                self._forget()
+                self._events.append(Closed(expired=True))
         if self._ack_at is not None and now >= self._ack_at:
             self._acknowledge()
-        if self._ping_at is not None and self._ping_ns and now >= self._ping_at:
-            silence = now - self._heard_at
-            if silence >= 3 * self._ping_ns:
-                self._ping_at = None
-                self._events.append(Silent())
-                return
-            if silence >= self._ping_ns and self.state is State.OPEN:
-                self._nonce += 1
-                self._out.append(Ping(self._nonce))
-            self._ping_at = (
-                now + self._ping_ns if silence >= self._ping_ns else self._heard_at + self._ping_ns
-            )
+        if self._pulse.at is not None and now >= self._pulse.at:
+            self._look(now)
 
     def renewed(self, now: int) -> Tunnel:
         """A detached tunnel that begins at zero and holds what this one held, for a peer that lost its memory."""
@@ -178,7 +187,7 @@ class Tunnel:
     def get_timer(self) -> int | None:
         """When to call `handle_timer`, or None."""
         give_up = self._give_up_at if self.state is State.DETACHED else None
-        return min((t for t in (give_up, self._ack_at, self._ping_at) if t is not None), default=None)
+        return min((t for t in (give_up, self._ack_at, self._pulse.at) if t is not None), default=None)
 
     @property
     def held(self) -> int:
@@ -193,7 +202,28 @@ class Tunnel:
         """Whether a lane has reported `LaneFull` and not drained since."""
         return self._windows[lane].full
 
+    @property
+    def rtt_ns(self) -> int | None:
+        """The smoothed time from a question to its answer; None at an end that does not ask, or has no answer yet."""
+        return self._pulse.rtt_ns
+
     # --
+
+    def _look(self, now: int) -> None:
+        windows = self._windows.values()
+        found = self._pulse.ring(
+            now,
+            owed=any(window.unacked for window in windows),
+            # The meter ticks by itself: its words do not mean that somebody is at work.
+            moved=sum(w.sent + w.received for w in windows if w.lane is not Lane.PAYMENT),
+        )
+        if found is Finding.SILENT:
+            self._events.append(Silent())
+            return
+        if found is not None and self.state is State.OPEN:
+            self._out.append(Ping(self._pulse.question(now)))
+        if found is Finding.DOUBTFUL:
+            self._events.append(Doubtful())
 
     def _step(self, cause: str) -> None:
         after = TRANSITIONS.get((self.state, cause))
@@ -221,7 +251,8 @@ class Tunnel:
             self._out.append(Ack(taken))
 
     def _forget(self) -> None:
-        self._out, self._ack_at, self._ping_at, self._give_up_at = [], None, None, None
+        self._out, self._ack_at, self._give_up_at = [], None, None
+        self._pulse.end()
         for window in self._windows.values():
             window.unacked.clear()
             window.held = 0

@@ -8,8 +8,17 @@ import pytest
 
 from jupyter_depin.errors import LocalProtocolError, MessageTooBig, RemoteProtocolError
 from jupyter_depin.protocol.frames import MAX_PARTS, Ack, Data, Frame, Lane, Ping, Pong, Resume, longest
-from jupyter_depin.tunnel.events import Closed, LaneDrained, LaneFull, Message, Opened, Silent
-from jupyter_depin.tunnel.machine import ACK_BYTES, ACK_DELAY_NS, Tunnel, is_control
+from jupyter_depin.tunnel.events import (
+    Closed,
+    Doubtful,
+    Heard,
+    LaneDrained,
+    LaneFull,
+    Message,
+    Opened,
+    Silent,
+)
+from jupyter_depin.tunnel.machine import ACK_BYTES, ACK_DELAY_NS, AFTER_SLEEP_NS, Tunnel, is_control
 from jupyter_depin.tunnel.states import TRANSITIONS, State
 from jupyter_depin.tunnel.window import Window
 
@@ -159,32 +168,125 @@ def test_a_lane_says_when_it_is_full_and_when_it_has_room_again():
 # -- the clock
 
 
-def test_silence_is_asked_about_and_then_reported():
+def test_silence_is_asked_about_doubted_and_then_given_up():
     play = opened(ping_ns=PING)
-    play >> (PING, "handle_timer") << Ping(1)
-    play >> (PING + 1, "receive", Pong(1))
-    play >> (2 * PING, "handle_timer")
-    play >> (2 * PING + 1, "handle_timer") << Ping(2)
-    play >> (3 * PING + 1, "handle_timer") << Ping(3)
-    play >> (4 * PING + 1, "handle_timer") << Silent()
-    play >> (99 * PING, "handle_timer")
+    play >> (S, "handle_timer") << Ping(1)
+    play >> (S + 1, "receive", Pong(1))
+    # Nothing goes on: the next questions come later and later, up to the idle pace.
+    play >> (S + S // 2, "handle_timer")
+    play >> (3 * S, "handle_timer")
+    play >> (3 * S + 1, "handle_timer") << Ping(2)
+    play >> (3 * S + 2, "receive", Pong(2))
+    play >> (4 * S, "handle_timer")
+    play >> (6 * S + 2, "handle_timer") << Ping(3)
+    play >> (6 * S + S // 2 + 2, "handle_timer") << Ping(4)
+    play >> (7 * S + 2, "handle_timer") << Doubtful() << Ping(5)
+    for i in range(5):
+        play >> (7 * S + S // 2 * (i + 1) + 2, "handle_timer") << Ping(6 + i)
+    play >> (10 * S + 2, "handle_timer") << Silent()
+    assert play.tunnel.get_timer() is None
     play.over()
 
 
-def test_a_link_on_which_no_answer_ever_comes_is_silent_too():
+def test_a_message_that_is_not_acknowledged_is_asked_about_soon():
+    play = opened(ping_ns=PING)
+    play >> (10, "send", Lane.SHELL, (b"x",)) << data(Lane.SHELL, 0, b"x")
+    assert play.tunnel.get_timer() == 10 + S // 2
+    play >> (10 + S // 2, "handle_timer") << Ping(1)
+    play >> (20 + S // 2, "receive", Ack({Lane.SHELL: 1}))
+    play >> (10 + S, "handle_timer")
+    # It is taken, but somebody is at work.
+    assert play.tunnel.get_timer() == 20 + S + S // 2
+    play.over()
+
+
+def test_a_doubtful_connection_on_which_something_comes_is_heard():
+    play = opened(ping_ns=PING)
+    play >> (S, "handle_timer") << Ping(1)
+    play >> (S + S // 2, "handle_timer") << Ping(2)
+    play >> (2 * S, "handle_timer") << Doubtful() << Ping(3)
+    play >> (2 * S + 5, "heard") << Heard()
+    play >> (2 * S + 6, "heard")
+    # The answers that the outage had held up say nothing of the round trip; the newest question's does.
+    play >> (2 * S + 7, "receive", Pong(1))
+    play >> (2 * S + 7, "receive", Pong(2))
+    assert play.tunnel.rtt_ns is None
+    play >> (2 * S + 7, "receive", Pong(3))
+    assert play.tunnel.rtt_ns == 7
+    play.over()
+
+
+def test_the_round_trip_is_measured_and_a_long_one_is_waited_for():
+    play = opened(ping_ns=PING)
+    play >> (S, "handle_timer") << Ping(1)
+    play >> (S + S // 2, "handle_timer") << Ping(2)
+    play >> (S + 800, "receive", Pong(1))
+    assert play.tunnel.rtt_ns == 800
+    play >> (2 * S + 800, "receive", Pong(2))
+    assert play.tunnel.rtt_ns == (3 * 800 + S // 2 + 800) // 4
+    now = 2 * S + 800
+    for i in range(3, 20):
+        while not play.frames:
+            now = play.tunnel.get_timer()
+            play.tunnel.handle_timer(now)
+            play.frames += play.tunnel.frames_to_send()
+        play << Ping(i)
+        now += 1_200_000_000
+        play.tunnel.receive(Pong(i), now)
+        # As long as the round trip is not known, there may be doubt.
+        while play.tunnel.next_event() is not None:
+            play.frames.clear()
+    assert 1_150_000_000 < play.tunnel.rtt_ns <= 1_200_000_000
+    while not play.frames:
+        now = play.tunnel.get_timer()
+        play.tunnel.handle_timer(now)
+        play.frames += play.tunnel.frames_to_send()
+    play << Ping(20)
+    play >> (now + S, "handle_timer")
+    assert play.tunnel.get_timer() > now + 3 * S // 2
+    play >> (now + 2_500_000_000, "handle_timer") << Ping(21)
+    play >> (now + 2_900_000_000, "handle_timer")
+    play.over()
+
+
+def test_a_link_on_which_the_peer_never_greets_is_doubted_and_given_up_without_a_question():
     play = Play(ping_ns=PING)
     play >> (0, "attach") << Resume(NOTHING)
-    play >> (PING, "handle_timer")
-    play >> (2 * PING, "handle_timer")
-    play >> (3 * PING, "handle_timer") << Silent()
+    play >> (S, "handle_timer") << Doubtful()
+    for i in range(3, 8):
+        play >> (i * S // 2, "handle_timer")
+    play >> (4 * S, "handle_timer") << Silent()
+    play.over()
+
+
+def test_after_a_sleep_the_link_is_asked_about_and_doubted_at_once_but_not_given_up():
+    play = opened(ping_ns=PING)
+    play >> (5000 * S, "handle_timer") << Doubtful() << Ping(1)
+    play >> (5000 * S + 1, "receive", Pong(1)) << Heard()
+    play >> (5000 * S + S, "handle_timer")
+    # The same in the middle of a question.
+    play >> (5002 * S + 1, "handle_timer") << Ping(2)
+    play >> (9000 * S, "handle_timer") << Doubtful() << Ping(3)
+    play >> (9000 * S + S // 2, "handle_timer") << Ping(4)
+    play.over()
+
+
+def test_a_grace_that_ended_in_a_sleep_leaves_time_for_one_more_try():
+    """Whether the lease still lives is the peer's to say; it may have slept too."""
+    play = opened()
+    play >> (0, "detach")
+    play >> (9 * GRACE, "handle_timer")
+    assert play.tunnel.get_timer() == 9 * GRACE + AFTER_SLEEP_NS
+    play >> (9 * GRACE + AFTER_SLEEP_NS - 1, "handle_timer")
+    play >> (19 * GRACE, "handle_timer") << Closed(expired=True)
     play.over()
 
 
 def test_the_bytes_of_a_message_under_way_are_no_silence():
     play = opened(ping_ns=PING)
-    for now in range(1, 100):
-        play >> (now * S, "heard")
-        play >> (now * S, "handle_timer")
+    for tenth in range(1, 1000):
+        play >> (tenth * S // 10, "heard")
+        play >> (tenth * S // 10, "handle_timer")
     play.over()
 
 

@@ -6,7 +6,8 @@ What must hold, in words:
   3. An acknowledgement never waits longer than its delay.
   4. A lane that was reported full is reported drained before it is reported full again.
   5. Noise from a liar gives `RemoteProtocolError` and costs only the connection.
-  6. A peer that lost its memory gets everything that it had not acknowledged, in order, once.
+  6. A connection is doubtful, heard again, and doubtful again, in turns; no doubt outlives it.
+  7. A peer that lost its memory gets everything that it had not acknowledged, in order, once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from jupyter_depin.errors import RemoteProtocolError
 from jupyter_depin.protocol.frames import Ack, Data, Frame, Lane, Ping, Pong, Resume
-from jupyter_depin.tunnel.events import LaneDrained, LaneFull, Message, Silent
+from jupyter_depin.tunnel.events import Doubtful, Heard, LaneDrained, LaneFull, Message, Silent
 from jupyter_depin.tunnel.machine import ACK_DELAY_NS, Tunnel
 from jupyter_depin.tunnel.states import State
 from jupyter_depin.tunnel.window import Window
@@ -51,6 +52,7 @@ class TwoTunnels(RuleBasedStateMachine):
         self.got: list[dict[Lane, list[bytes]]] = [defaultdict(list), defaultdict(list)]
         self.full: list[set[Lane]] = [set(), set()]
         self.untold: list[int | None] = [None, None]
+        self.doubted = False
         self.number = 0
 
     # -- the wire: a stream for each lane and one for control, each in order, none ordered against another
@@ -74,7 +76,15 @@ class TwoTunnels(RuleBasedStateMachine):
                 case LaneDrained(lane):
                     assert lane in self.full[i]
                     self.full[i].remove(lane)
+                case Doubtful():
+                    assert i == 0
+                    assert not self.doubted
+                    self.doubted = True
+                case Heard():
+                    assert self.doubted
+                    self.doubted = False
                 case Silent():
+                    assert self.doubted
                     self.cut()
 
     def receive(self, i: int, stream: object) -> None:
@@ -107,7 +117,7 @@ class TwoTunnels(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule()
     def cut(self):
-        self.up = False
+        self.up = self.doubted = False
         for i in (0, 1):
             self.flight[i].clear()
             self.untold[i] = None
