@@ -50,6 +50,8 @@ NAMED_BY_NO_TEST = {
     "jupyter_depin.consumer.ending": "the rental's last steps; tests/consumer/test_rental.py",
     "jupyter_depin.consumer.shown": "draws the status that tests/consumer/test_rental.py reads",
     "jupyter_depin.drivers.clock": "reads the machine's two clocks and does nothing else",
+    "jupyter_depin.journal.books": "the journal itself, as its package names it; tests/test_journal.py",
+    "jupyter_depin.journal.owner": "whose lease it is; tests/test_journal.py asks through the journal",
     "jupyter_depin.provisioner": "is named as Jupyter knows it, depin-loopback; tests/integration and tests/suites",
     "jupyter_depin.server.source": "a port, and the one line that finds what stands behind it",
     "provider_kernel.__main__": "starts `cli.main`; tests/e2e runs it as a program",

@@ -20,9 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from jupyter_depin import journal as journal_module
 from jupyter_depin.errors import DamagedJournal, JournalUnavailable, LocalProtocolError, RentalNotFound
-from jupyter_depin.journal import Journal, LeaseRecord
+from jupyter_depin.journal import Journal, LeaseRecord, store
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import Address, NodeAddress, NodeId
 from jupyter_depin.protocol.market import Asset, Offer, Terms
@@ -314,7 +313,7 @@ def test_damage_that_shows_later_is_named_too(journal):
 
 
 def test_a_journal_that_another_program_holds_is_unavailable_for_now(path, monkeypatch):
-    monkeypatch.setattr(journal_module, "_BUSY_S", 0.01)
+    monkeypatch.setattr(store, "_BUSY_S", 0.01)
     with Journal(path) as journal, contextlib.closing(sqlite3.connect(path)) as other:
         journal.save_lease(of_payer())
         other.execute("BEGIN IMMEDIATE")

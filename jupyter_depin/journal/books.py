@@ -1,38 +1,16 @@
-"""What must survive a crash: leases, newest vouchers, transactions, receipts. The one door to SQLite.
-
-A call that returned is on the disk (WAL, synchronous FULL): the payer journals a voucher before it sends it, the payee
-before it says that it has it, and whatever kills the process, the books are those of the last call that returned.
-Several processes of one user may share a journal; a lease belongs to one of them at a time (`claim`).
-
-A new journal is built aside and put in place whole, so that every file of that name is either a journal or not ours: a
-foreign or damaged one is refused untouched.
-
-Rejected: a log of events that is replayed. Only the newest voucher has any worth, and one row is its own replay.
-Rejected: one file per lease. Two programs could not take a lease over without a second kind of lock.
-"""
+"""The books: one row for each lease, and what is asked of them and written into them."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
-import psutil
 
-from jupyter_depin.errors import (
-    DamagedJournal,
-    DepinError,
-    JournalUnavailable,
-    LocalProtocolError,
-    RentalNotFound,
-)
+from jupyter_depin.errors import LocalProtocolError, RentalNotFound
+from jupyter_depin.journal.owner import lives, start_of
+from jupyter_depin.journal.store import Store
 from jupyter_depin.protocol.identity import NodeAddress
 from jupyter_depin.protocol.market import Offer, Terms
 from jupyter_depin.protocol.money import Amount
@@ -41,69 +19,18 @@ from jupyter_depin.protocol.receipt import Receipt, Transaction
 from jupyter_depin.protocol.record import LeaseRecord, Role
 from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
 
-__all__ = ["Journal", "LeaseRecord", "Role"]
-
-_APPLICATION = 0x44504A31
-"""What SQLite's header calls the program that a file belongs to: "DPJ1"."""
-_SCHEMA = 1
-_BUSY_S = 10.0
-_SAME_START_S = 2.0
-"""Two readings of one process's start time may differ by this much, for the system's boot time is itself computed."""
-
-# Amounts have 88 bits, SQLite's integers 64: they are decimal text.
-_TABLES = """
-CREATE TABLE lease (
-    channel_id BLOB PRIMARY KEY, role TEXT NOT NULL, terms TEXT NOT NULL, offer TEXT NOT NULL, deposit TEXT NOT NULL,
-    address TEXT NOT NULL, kernel_id TEXT NOT NULL, voucher_key BLOB NOT NULL, opened_ns INTEGER NOT NULL,
-    open_by INTEGER NOT NULL,
-    ready_ns INTEGER, ended_ns INTEGER, reason TEXT, served_ns INTEGER NOT NULL DEFAULT 0,
-    paid TEXT NOT NULL DEFAULT '0', signature BLOB NOT NULL DEFAULT x'', vouchers INTEGER NOT NULL DEFAULT 0,
-    receipt TEXT, owner_pid INTEGER, owner_start REAL
-);
-CREATE TABLE chain_transaction (
-    channel_id BLOB NOT NULL REFERENCES lease, kind TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (channel_id, kind, id)
-);
-"""
-
-
 _RECORD = (
     "channel_id, role, terms, offer, deposit, address, kernel_id, voucher_key, opened_ns, open_by, ready_ns, ended_ns,"
     " reason, served_ns"
 )
 
 
-class Journal:
+class Journal(Store):
     """A journal, open. Calls are short and synchronous; drivers make them directly, any thread may.
 
     Every call raises `DamagedJournal` or `JournalUnavailable` (disk full, locked for 10 s), and `RentalNotFound` where
     it changes a lease that is not there.
     """
-
-    def __init__(self, path: Path) -> None:
-        """Open the journal, made now (private to its owner) if there is none."""
-        self.path = path
-        self._lock = threading.RLock()
-        with self._translated():
-            if not os.path.lexists(path):
-                _create(path)
-            _inspect(path)
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=32
-            )
-            self._connection.execute("PRAGMA synchronous = FULL")
-            # A wiped key is overwritten, not just forgotten.
-            self._connection.execute("PRAGMA secure_delete = ON")
-
-    def close(self) -> None:
-        """Let go of the file. May be called twice."""
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- leases
 
@@ -118,7 +45,7 @@ class Journal:
                 f"INSERT INTO lease ({_RECORD}, owner_pid, owner_start) VALUES ({'?, ' * 15}?)",
                 record.channel_id, record.role, terms, offer, str(record.deposit), address, record.kernel_id,
                 record.voucher_key, record.opened_ns, record.open_by, record.ready_ns, record.ended_ns, reason,
-                record.served_ns, os.getpid(), _start_of(os.getpid()),
+                record.served_ns, os.getpid(), start_of(os.getpid()),
             )  # fmt: skip
 
     def lease(self, channel_id: bytes) -> LeaseRecord | None:
@@ -229,8 +156,7 @@ class Journal:
     def claim(self, channel_id: bytes, owner_pid: int | None = None) -> bool:
         """Take a lease for a process (this one by default). Called before a lease is recovered.
 
-        False if another living process has it: two may not recover one lease. A process is known by its id and its
-        start time, since ids come back.
+        False if another living process has it: two may not recover one lease.
         """
         pid = os.getpid() if owner_pid is None else owner_pid
         with self._writing() as run:
@@ -239,12 +165,12 @@ class Journal:
             ).fetchone()
             if found is None:
                 raise RentalNotFound(rental=channel_id.hex())
-            if found[0] not in (None, pid) and _lives(*found):
+            if found[0] not in (None, pid) and lives(*found):
                 return False
             run(
                 "UPDATE lease SET owner_pid = ?, owner_start = ? WHERE channel_id = ?",
                 pid,
-                _start_of(pid),
+                start_of(pid),
                 channel_id,
             )
             return True
@@ -296,103 +222,12 @@ class Journal:
         )
         return [self._record(row) for row in found]
 
-    def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, self._translated():
-            return self._connection.execute(statement, values).fetchall()
-
     def _update(self, channel_id: bytes, assignments: str, *values: object) -> None:
         with self._writing() as run:
             done = run(f"UPDATE lease SET {assignments} WHERE channel_id = ?", *values, channel_id)
             if done.rowcount != 1:
                 raise RentalNotFound(rental=channel_id.hex())
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """One transaction: all of the block, durable when it ends, or nothing."""
-
-        def run(statement: str, *values: object) -> sqlite3.Cursor:
-            return self._connection.execute(statement, values)
-
-        with self._lock, self._translated():
-            run("BEGIN IMMEDIATE")
-            try:
-                yield run
-                run("COMMIT")
-            except BaseException:
-                # A failed COMMIT (disk full) may have rolled back by itself.
-                if self._connection.in_transaction:
-                    run("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except DepinError:
-            raise
-        except OSError as error:
-            raise JournalUnavailable(path=self.path, reason=error.strerror or error) from error
-        except sqlite3.OperationalError as error:
-            raise JournalUnavailable(path=self.path, reason=error) from error
-        except sqlite3.ProgrammingError as error:
-            raise LocalProtocolError(detail=f"the journal was misused: {error}") from error
-        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
-            raise DamagedJournal(path=self.path, reason=error) from error
-
 
 def _text(value: object) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _create(path: Path) -> None:
-    """Build an empty journal aside and put it in place, unless another process was faster."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp makes files that only their owner can read; SQLite gives -wal and -shm the same mode.
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.executescript(
-                f"BEGIN; {_TABLES} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_SCHEMA}; COMMIT;"
-            )
-            connection.execute("PRAGMA journal_mode = WAL")
-        os.fsync(handle)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        os.close(handle)
-        os.unlink(draft)
-
-
-def _inspect(path: Path) -> None:
-    """Refuse what is not a sound journal, without writing one byte to it. Raises `DamagedJournal`."""
-    if not path.is_file():
-        raise DamagedJournal(path=path, reason="it is not a file")
-    with open(path, "rb") as file:
-        header = file.read(100)
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise DamagedJournal(path=path, reason="it is no SQLite file")
-    if int.from_bytes(header[68:72], "big") != _APPLICATION:
-        raise DamagedJournal(path=path, reason="it belongs to another program")
-    schema = int.from_bytes(header[60:64], "big")
-    if schema != _SCHEMA:
-        raise DamagedJournal(path=path, reason=f"jupyter-depin of another version wrote it, in form {schema}")
-    # Read only: a connection that can write would fold the -wal file into a damaged journal when it closes.
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as connection:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise DamagedJournal(path=path, reason=" ".join(verdict.split()))
-
-
-def _start_of(pid: int) -> float:
-    """When a process started, in Unix seconds; 0 if it is gone."""
-    try:
-        process = psutil.Process(pid)
-        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-def _lives(pid: int, start: float) -> bool:
-    now = _start_of(pid)
-    return now > 0 and abs(now - start) <= _SAME_START_S
