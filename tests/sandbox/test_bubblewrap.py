@@ -499,12 +499,16 @@ async def test_threads_that_outlive_their_main_thread_are_stopped_too(tmp_path, 
         assert [process.cpu_times()[:2] for process in inside] == before
 
 
-async def test_a_kernel_that_will_not_be_paused_is_killed(tmp_path, monkeypatch):
+async def test_a_kernel_that_will_not_be_paused_is_killed(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(cgroup.Cgroup, "can_freeze", property(lambda _: False))
     async with talking(tmp_path / "k") as (kernel, client):
         await begun(client, FORKING, "forking\n")
         kernel.pause()
-        assert await kernel.wait() == -9
+        if "would not be paused" in caplog.text:
+            assert await kernel.wait() == -9
+        else:
+            # On a busy machine all of them may be caught between two forks.
+            assert [process.pid for process in kernel._inside() if not stands_still(process.pid)] == []
 
 
 async def test_memory_is_bounded(start_small):
