@@ -78,9 +78,14 @@ class Data:
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
-    """First control message of both sides on every connection: how many messages of each lane were taken."""
+    """First control message of both sides on every connection: how many messages of each lane were taken.
+
+    `kept`, for a lane with a backlog: how many messages were numbered so far, and how many wait without a number (each
+    of them comes, or a marker that stands for some).
+    """
 
     received: dict[int, int]
+    kept: dict[int, tuple[int, int]] = {}
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):

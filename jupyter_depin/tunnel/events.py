@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jupyter_depin.protocol.frames import Lane, Part
 
@@ -17,10 +17,25 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What the peer has kept of a lane: `frames` messages to come as they are, and then `messages` of its backlog.
+
+    Of the backlog each message comes, or a marker that stands for some of them.
+    """
+
+    frames: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
-    """Both sides know what the other has; `resent` messages were taken up again."""
+    """Both sides know what the other has; `resent` messages were taken up again.
+
+    `kept`: what the peer has kept while it could not be sent, for lanes that have a backlog there.
+    """
 
     resent: int
+    kept: Mapping[Lane, Kept] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

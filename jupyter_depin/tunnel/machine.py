@@ -10,7 +10,7 @@ them); resuming inside one QUIC connection only (it ends after 30 s of silence);
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jupyter_depin.errors import LocalProtocolError, RemoteProtocolError
 from jupyter_depin.protocol.frames import (
@@ -28,11 +28,13 @@ from jupyter_depin.protocol.frames import (
     too_big,
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND
+from jupyter_depin.tunnel.backlog import Backlog
 from jupyter_depin.tunnel.events import (
     Closed,
     Doubtful,
     Event,
     Heard,
+    Kept,
     LaneDrained,
     LaneFull,
     Message,
@@ -55,12 +57,22 @@ class Tunnel:
 
     `grace_ns`: how long it may stay detached. `ping_ns`: the pace at which this end asks while nothing goes on, see
     `Pulse` (None: the other side asks). `limit`: bytes that a lane may hold before it reports `LaneFull`.
+    `backlogs`: for lanes that keep more than that, within bounds of their own, while the peer is away.
     """
 
-    def __init__(self, *, grace_ns: int, now: int, ping_ns: int | None = None, limit: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        grace_ns: int,
+        now: int,
+        ping_ns: int | None = None,
+        limit: int = 64 << 20,
+        backlogs: Mapping[Lane, Backlog] | None = None,
+    ) -> None:
         self.state = State.DETACHED
         self._grace_ns, self._ping_ns, self._limit = grace_ns, ping_ns, limit
-        self._windows = {lane: Window(lane, limit) for lane in Lane}
+        self._backlogs = backlogs or {}
+        self._windows = {lane: Window(lane, limit, self._backlogs.get(lane)) for lane in Lane}
         self._out: list[Frame] = []
         self._events: deque[Event] = deque()
         self._give_up_at: int | None = now + grace_ns
@@ -76,7 +88,8 @@ class Tunnel:
         self._pulse.begin(now)
         for window in self._windows.values():
             window.tell()
-        self._out = [Resume({lane: window.received for lane, window in self._windows.items()})]
+        kept = {int(lane): self._windows[lane].kept(now) for lane in self._backlogs}
+        self._out = [Resume({lane: window.received for lane, window in self._windows.items()}, kept)]
 
     def detach(self, now: int) -> None:
         """The connection is gone, for whatever reason. Allowed at any time."""
@@ -85,6 +98,9 @@ class Tunnel:
         self._step("detach")
         self._pulse.end()
         self._out, self._ack_at = [], None
+        for lane in self._backlogs:
+            self._windows[lane].peer_gone()
+            self._report(self._windows[lane])
 
     def close(self) -> None:
         """The lease is over: forget everything. Allowed at any time."""
@@ -105,6 +121,9 @@ class Tunnel:
         if len(parts) > MAX_PARTS or size > longest(lane):
             raise too_big(size, len(parts), lane)
         window = self._windows[lane]
+        if window.aside and window.put_aside(parts, size, now):
+            self._report(window)
+            return
         frame = window.push(parts, size)
         if self.state is State.OPEN:
             self._out.append(frame)
@@ -136,7 +155,11 @@ class Tunnel:
                 self._give_up_at = None
                 missing = [data for lane in Lane for data in self._windows[lane].unacked]
                 self._out.extend(missing)
-                self._events.append(Opened(len(missing)))
+                self._events.append(Opened(len(missing), self._kept_by_peer(frame)))
+                for lane in self._backlogs:
+                    self._windows[lane].peer_back()
+                    self._out.extend(self._windows[lane].refill())
+                    self._report(self._windows[lane])
             case Ack():
                 self._learn(frame)
             case Ping():
@@ -163,7 +186,13 @@ class Tunnel:
 
     def renewed(self, now: int) -> Tunnel:
         """A detached tunnel that begins at zero and holds what this one held, for a peer that lost its memory."""
-        fresh = Tunnel(grace_ns=self._grace_ns, now=now, ping_ns=self._ping_ns, limit=self._limit)
+        fresh = Tunnel(
+            grace_ns=self._grace_ns,
+            now=now,
+            ping_ns=self._ping_ns,
+            limit=self._limit,
+            backlogs=self._backlogs,
+        )
         for lane, window in self._windows.items():
             # A lane that was reported full stays so: its source stands still until it hears of the drain.
             its = fresh._windows[lane]
@@ -196,7 +225,8 @@ class Tunnel:
 
     def drained(self, lane: Lane) -> bool:
         """Whether the peer has taken everything that was sent on a lane."""
-        return not self._windows[lane].unacked
+        window = self._windows[lane]
+        return not window.unacked and (window.backlog is None or not window.backlog.waiting)
 
     def full(self, lane: Lane) -> bool:
         """Whether a lane has reported `LaneFull` and not drained since."""
@@ -237,7 +267,18 @@ class Tunnel:
             if window is None:
                 raise RemoteProtocolError(detail=f"a lane numbered {lane}")
             window.acknowledged(count)
+            if window.aside and not window.away:
+                self._out.extend(window.refill())
             self._report(window)
+
+    def _kept_by_peer(self, frame: Resume) -> dict[Lane, Kept]:
+        kept: dict[Lane, Kept] = {}
+        for lane, (sent, behind) in frame.kept.items():
+            window = self._windows.get(lane)  # type: ignore[call-overload]
+            if window is None or sent < window.received or behind < 0:
+                raise RemoteProtocolError(detail=f"{behind} messages kept behind {sent} on lane {lane}")
+            kept[window.lane] = Kept(sent - window.received, behind)
+        return kept
 
     def _report(self, window: Window) -> None:
         crossed = window.crossed()
@@ -256,6 +297,8 @@ class Tunnel:
         for window in self._windows.values():
             window.unacked.clear()
             window.held = 0
+        for backlog in self._backlogs.values():
+            backlog.close()
 
 
 def is_control(frame: Frame) -> bool:

@@ -12,15 +12,21 @@ from collections.abc import Iterable, Sequence
 
 from jupyter_depin.errors import RemoteProtocolError
 from jupyter_depin.protocol.frames import Data, Lane, Part
+from jupyter_depin.tunnel.backlog import Backlog
 
 
 class Window:
-    """Numbers messages out, checks numbers in. `limit` is in bytes; each message counts `OVERHEAD` on top."""
+    """Numbers messages out, checks numbers in. `limit` is in bytes; each message counts `OVERHEAD` on top.
+
+    `backlog`: where messages wait while the peer is away. A lane that has one is not full then.
+    """
 
     OVERHEAD = 256
 
-    def __init__(self, lane: Lane, limit: int) -> None:
-        self.lane, self._limit = lane, limit
+    def __init__(self, lane: Lane, limit: int, backlog: Backlog | None = None) -> None:
+        self.lane, self._limit, self.backlog = lane, limit, backlog
+        self.aside = self.away = backlog is not None
+        """Whether a message may have to go to the backlog; whether the peer is away, as far as that matters here."""
         self.unacked: deque[Data] = deque()
         self.held = 0
         self.full = False
@@ -39,13 +45,52 @@ class Window:
 
     def crossed(self) -> bool | None:
         """True once when the lane became full, False once when it drained to half, None otherwise."""
-        if not self.full and self.held >= self._limit:
-            self.full = True
-            return True
-        if self.full and self.held <= self._limit // 2:
-            self.full = False
-            return False
+        if self.full:
+            if self.away or (self.held <= self._limit // 2 and (self.backlog is None or self.backlog.low)):
+                self.full = False
+                return False
+        elif self.held >= self._limit or self.aside:
+            self.full = not self.away and (self.held >= self._limit or self._swamped())
+            return self.full or None
         return None
+
+    def put_aside(self, parts: Sequence[Part], size: int, now: int) -> bool:
+        """Give a message to the backlog, unless it may be numbered now. Called where `aside`."""
+        backlog = self.backlog
+        if backlog is None or (
+            not backlog.waiting and self.away and self.held + size + self.OVERHEAD <= backlog.memory
+        ):
+            return False
+        backlog.put(parts, size, now, away=self.away)
+        return True
+
+    def refill(self) -> list[Data]:
+        """Number what waits in the backlog, as far as the peer has made room. Called while it is there."""
+        frames: list[Data] = []
+        if self.backlog is not None and self.aside:
+            while self.backlog.waiting and self.held < self.backlog.memory:
+                parts = self.backlog.pull()
+                frames.append(self.push(parts, sum(map(len, parts))))
+            self.aside = self.away or self.backlog.waiting
+        return frames
+
+    def kept(self, now: int) -> tuple[int, int]:
+        """What is there for a peer that comes back: messages numbered so far, and those that wait behind them."""
+        if self.backlog is None:
+            return self.sent, 0
+        self.backlog.expire(now)
+        return self.sent, self.backlog.messages
+
+    def peer_gone(self) -> None:
+        """The peer is away from now on."""
+        self.aside = self.away = self.backlog is not None
+
+    def peer_back(self) -> None:
+        """The peer is there, and has said what it took."""
+        self.away = False
+
+    def _swamped(self) -> bool:
+        return self.backlog is not None and self.backlog.high
 
     def take(self, frame: Data) -> None:
         """Check that the peer's frame is the next one. Raises `RemoteProtocolError`."""

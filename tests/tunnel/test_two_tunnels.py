@@ -67,7 +67,7 @@ class TwoTunnels(RuleBasedStateMachine):
         while (event := self.ends[i].next_event()) is not None:
             match event:
                 case Message(lane, parts):
-                    self.got[i][lane].append(bytes(parts[0]))
+                    self.take(i, lane, bytes(parts[0]))
                     if self.untold[i] is None:
                         self.untold[i] = self.now
                 case LaneFull(lane):
@@ -86,6 +86,9 @@ class TwoTunnels(RuleBasedStateMachine):
                 case Silent():
                     assert self.doubted
                     self.cut()
+
+    def take(self, i: int, lane: Lane, body: bytes) -> None:
+        self.got[i][lane].append(body)
 
     def receive(self, i: int, stream: object) -> None:
         self.ends[i].receive(self.flight[i][stream].popleft(), self.now)
