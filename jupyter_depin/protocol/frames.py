@@ -1,7 +1,8 @@
 """What crosses a connection: lanes of data frames, and one control stream of small messages.
 
 A data frame is `seq u64 · parts u16 · length u32 each · bodies`, big-endian; it carries ZeroMQ frames untouched, so a
-buffer of many megabytes is never copied into an envelope. Everything else is JSON with a length in front: it is small
+buffer of many megabytes is never copied into an envelope. A head that cannot be one announces compressed bytes
+(`compressed.py`). Everything else is JSON with a length in front: it is small
 and wants to grow fields without breaking old peers. A lane has a QUIC stream of its own, opened by the consumer
 with the lane's number as its first byte; so an interrupt never waits behind a big output.
 
@@ -21,7 +22,7 @@ import msgspec
 
 from jupyter_depin.errors import DepinError, MessageTooBig, RemoteProtocolError
 
-VERSION = 1
+VERSION = 2
 """Raised when an old peer could not follow; sent in the first message of a connection."""
 
 MAX_FRAME = 1 << 30
@@ -112,6 +113,9 @@ Frame = Data | Resume | Ack | Ping | Pong
 _HEAD = struct.Struct(">QH")
 _LENGTH = struct.Struct(">I")
 
+COMPRESSED = _HEAD.pack((1 << 64) - 1, 0)
+"""In the place of a frame's head: what follows on this stream is compressed, until that says where it ends."""
+
 
 def encode_data(frame: Data) -> list[Part]:
     """The pieces to write for a data frame: a joined one if it is small, otherwise header and untouched bodies."""
@@ -126,12 +130,19 @@ class DataDecoder:
     """Turns the bytes of one lane's stream into data frames. Memory is bounded by `longest(lane)` plus one read."""
 
     def __init__(self, lane: Lane, max_frame: int | None = None) -> None:
-        self._lane, self._max_frame = lane, longest(lane) if max_frame is None else max_frame
+        self._lane, self.max_frame = lane, longest(lane) if max_frame is None else max_frame
+        self.announced: bytes | None = None
+        """What was fed and follows the word `COMPRESSED`, once that came. The owner takes it and sets it to None."""
         self._head = bytearray()
         self._seq = 0
         self._lengths: tuple[int, ...] | None = None
         self._parts: list[bytearray | bytes] = []
         self._body = bytearray()
+
+    @property
+    def between(self) -> bool:
+        """Whether the last frame is complete and nothing of the next one has come."""
+        return self._lengths is None and not self._head
 
     def feed(self, data: bytes) -> list[Data]:
         """Take bytes as they come and return the frames they complete. Raises `RemoteProtocolError`."""
@@ -164,11 +175,15 @@ class DataDecoder:
             if len(self._head) >= need:
                 self._seq, count = _HEAD.unpack_from(self._head)
                 if not 0 < count <= MAX_PARTS:
+                    if self._head == COMPRESSED:
+                        self.announced = bytes(view)
+                        self._head.clear()
+                        return view[:0]
                     raise RemoteProtocolError(detail=f"a frame of {count} parts")
                 need += _LENGTH.size * count
                 if len(self._head) == need:
                     lengths = struct.unpack_from(f">{count}I", self._head, _HEAD.size)
-                    if sum(lengths) > self._max_frame:
+                    if sum(lengths) > self.max_frame:
                         raise RemoteProtocolError(detail=f"a frame of {sum(lengths)} bytes")
                     self._lengths = lengths
                     self._head.clear()

@@ -39,7 +39,7 @@ from jupyter_depin.errors import (
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
-from jupyter_depin.protocol.frames import Lane, encode_message
+from jupyter_depin.protocol.frames import VERSION, Lane, encode_message
 from jupyter_depin.protocol.identity import Address, Ticket, checksummed
 from jupyter_depin.protocol.market import Opening, Terms, open_digest
 from jupyter_depin.protocol.messages import (
@@ -296,7 +296,7 @@ class Liar:
         return await ask(self.control, request, expected)
 
     async def promised(self, **changes):
-        offers = (await self.ask(AskOffers(1), OffersGiven)).offers
+        offers = (await self.ask(AskOffers(VERSION), OffersGiven)).offers
         self.offer = offers[0].offer
         request = AskLease(self.offer.digest(), self.key.address, 3600, secrets.token_bytes(32))
         if changes:
@@ -573,7 +573,7 @@ async def test_a_slot_is_kept_no_longer_than_its_connection(world):
 async def test_one_connection_keeps_one_slot(world):
     async with world() as w:
         greedy = await liar(w)
-        for signed in (await greedy.ask(AskOffers(1), OffersGiven)).offers:
+        for signed in (await greedy.ask(AskOffers(VERSION), OffersGiven)).offers:
             request = AskLease(signed.offer.digest(), greedy.key.address, 3600, secrets.token_bytes(32))
             await greedy.ask(request, LeaseGiven)
         # What it was promised first has lapsed: an honest renter takes it.
@@ -587,7 +587,7 @@ async def test_a_visitor_that_says_nothing_is_sent_away(world, begins):
         connection = await w.endpoint.connect(w.agents[0].ticket.address)
         if begins:
             control = await connection.open_stream()
-            await control.write(encode_message(AskOffers(1))[:-1])
+            await control.write(encode_message(AskOffers(VERSION))[:-1])
         closed: list[str] = []
 
         async def watch() -> None:
@@ -616,11 +616,11 @@ async def test_a_crowd_of_visitors_costs_only_the_oldest_and_no_lease(world):
         crowd = []
         for _ in range(65):
             crowd.append(await Liar(w).connect())
-            await crowd[-1].ask(AskOffers(1), OffersGiven)
+            await crowd[-1].ask(AskOffers(VERSION), OffersGiven)
         with pytest.raises(ConnectionLost):
-            await crowd[0].ask(AskOffers(1), OffersGiven)
+            await crowd[0].ask(AskOffers(VERSION), OffersGiven)
         for visitor in (crowd[1], crowd[-1]):
-            assert await visitor.ask(AskOffers(1), OffersGiven)
+            assert await visitor.ask(AskOffers(VERSION), OffersGiven)
         assert rental.status().state == "running"
         assert not kernel.destroyed
 
@@ -1085,10 +1085,10 @@ async def test_a_journal_that_fails_for_a_while_does_not_stop_the_meter(world, m
 async def test_offers_are_renewed_in_time_and_old_ones_still_hold(world):
     async with world() as w:
         renter = await liar(w)
-        first = (await renter.ask(AskOffers(1), OffersGiven)).offers[0].offer
+        first = (await renter.ask(AskOffers(VERSION), OffersGiven)).offers[0].offer
         await w.clock.wait(400)
         await renter.connect()
-        second = (await renter.ask(AskOffers(1), OffersGiven)).offers[0].offer
+        second = (await renter.ask(AskOffers(VERSION), OffersGiven)).offers[0].offer
         assert second.sequence > first.sequence
         assert second.expires > first.expires
         request = AskLease(first.digest(), renter.key.address, 60, bytes(32))
