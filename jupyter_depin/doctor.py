@@ -22,9 +22,7 @@ from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import Ticket, checksummed
 from jupyter_depin.protocol.money import format_amount, parse_amount
-from jupyter_depin.transport.iroh import bind
-
-_DIAL_S = 8
+from jupyter_depin.transport.iroh import join
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _failed(name: str, error: DepinError) -> Finding:
 
 
 async def _transport() -> str:
-    endpoint = await bind(secret=secrets.token_bytes(32), listen="127.0.0.1:0")
+    endpoint = await join(secret=secrets.token_bytes(32), listen="127.0.0.1:0")
     await endpoint.close()
     return importlib.metadata.version("iroh")
 
@@ -141,7 +139,7 @@ def _tickets_of_kernels(home: Path) -> list[str]:
 
 async def _provider(text: str) -> str:
     ticket = Ticket.parse(text)
-    endpoint = await bind(secret=secrets.token_bytes(32), dial_seconds=_DIAL_S)
+    endpoint = await join(secret=secrets.token_bytes(32))
     try:
         connection = await endpoint.connect(ticket.address)
         await connection.close("just looking")

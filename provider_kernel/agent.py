@@ -53,6 +53,7 @@ from jupyter_depin.transport import Connection, Endpoint, Stream
 from provider_kernel.collector import Collector
 from provider_kernel.config import ProviderConfig
 from provider_kernel.farewells import Farewells
+from provider_kernel.observer import receive
 from provider_kernel.offers import OfferBook
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.tenancy import Tenancy
@@ -100,14 +101,14 @@ class Agent:
     @property
     def ticket(self) -> Ticket:
         """What a consumer needs to reach this agent."""
-        return Ticket(self._endpoint.address(), self._wallet.address)
+        return Ticket(self._endpoint.address(), self._wallet.address, self._config.observing)
 
     async def run(self) -> None:
         """Serve until `stop`, then end and settle every lease. Called once by the command line."""
         self._recover()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._collector.run)
-            tasks.start_soon(self._accept, tasks)
+            tasks.start_soon(receive, self._endpoint, tasks, self._serve)
             await self._stopping.wait()
             for tenancy in self._tenancies.values():
                 tenancy.end(EndReason.PROVIDER_STOPPED)
@@ -122,10 +123,6 @@ class Agent:
     def stop(self) -> None:
         """End every lease and leave. Called from the loop, on a signal."""
         self._stopping.set()
-
-    async def _accept(self, tasks: TaskGroup) -> None:
-        while True:
-            tasks.start_soon(self._serve, await self._endpoint.accept(), tasks)
 
     # -- one connection
 

@@ -26,13 +26,14 @@ from jupyter_depin.drivers.loop import new_event_loop
 from jupyter_depin.errors import ConfigError, DepinError, MachineTrouble, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, load_or_create_node_secret
-from jupyter_depin.protocol.identity import NodeId, checksummed, node_id
+from jupyter_depin.protocol.identity import NodeId, checksummed, node_id, observer_text
 from jupyter_depin.protocol.money import parse_amount
 from jupyter_depin.transport import Endpoint
-from jupyter_depin.transport.iroh import bind
+from jupyter_depin.transport.iroh import join
 from provider_kernel.agent import Agent
 from provider_kernel.config import ProviderConfig
 from provider_kernel.machine import allow_many_files, check_unseen, occupied
+from provider_kernel.observer import observe
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.sandbox.choice import choose
 from provider_kernel.sandbox.connection import socket_paths
@@ -93,6 +94,24 @@ def _parser() -> argparse.ArgumentParser:
         help="default: %(default)s",
     )
     start.set_defaults(run=_run)
+    watch = commands.add_parser("observe", help="lend nothing; tell nodes at which address they are seen")
+    watch.add_argument(
+        "--home",
+        type=Path,
+        default=Path("~/.local/share/provider-kernel-observer"),
+        help="the node's key (default: %(default)s)",
+    )
+    watch.add_argument(
+        "--listen", default="0.0.0.0:7979", help="UDP address of a public network (default: %(default)s)"
+    )
+    watch.add_argument(
+        "--announce",
+        action="append",
+        default=[],
+        metavar="IP:PORT",
+        help="where it is reached, if that is another address",
+    )
+    watch.set_defaults(run=_watch)
     return parser
 
 
@@ -114,6 +133,26 @@ def _check(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(message)s")
     anyio.run(_start, options, backend_options={"loop_factory": new_event_loop})
+
+
+def _watch(options: argparse.Namespace) -> None:
+    anyio.run(_observe, options)
+
+
+async def _observe(options: argparse.Namespace) -> None:
+    home: Path = options.home.expanduser()
+    with occupied(home):
+        secret = load_or_create_node_secret(home / "node.key")
+        endpoint = await join(secret=secret, listen=options.listen, announce=options.announce)
+        try:
+            print(json.dumps({"observer": observer_text(endpoint.address())}), flush=True)
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(observe, endpoint)
+                    async for _ in signals:
+                        tasks.cancel_scope.cancel()
+        finally:
+            await endpoint.close()
 
 
 async def _start(options: argparse.Namespace) -> None:
@@ -150,7 +189,13 @@ async def _lend(home: Path, options: argparse.Namespace) -> None:
         address: LedgerAddress | None = None
         if loopback:
             address = await tasks.start(_serve_ledger, ledger)
-        endpoint = await bind(secret=secret, listen=config.listen, relays=config.relays)
+        endpoint = await join(
+            secret=secret,
+            listen=config.listen,
+            relays=config.relays,
+            announce=config.announce,
+            observers=config.observing,
+        )
         await _register(ledger, wallet, endpoint, config)
         agent = Agent(
             config=config,

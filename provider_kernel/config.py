@@ -4,7 +4,9 @@
     rate_per_hour = "0.34"
     slots = 1
     listen = "0.0.0.0:7979"
-    relays = ["https://relay.example.org"]
+    relays = ["https://relay.example.org"]            # the node lives on all of them
+    announce = ["203.0.113.9:7979"]                   # where else it is reached, say through a router's forwarded port
+    observers = ["<node>@198.51.100.7:7979"]          # nodes that tell it how others see it
     address_book = "network.json"
     sandbox = "auto"                                  # or "bubblewrap", "none"
     trusted_wallets = ["0x…"]                         # payers that are welcome without a sandbox
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
-from jupyter_depin.protocol.identity import Address, parse_address
+from jupyter_depin.protocol.identity import Address, NodeAddress, parse_address, parse_observer
 from jupyter_depin.protocol.market import MAX_ARREARS_S, MAX_GRACE_S, MAX_TICK_S
 from provider_kernel.sandbox import Limits
 
@@ -48,6 +50,8 @@ class ProviderConfig:
     stake: str = "100"
     listen: str = "0.0.0.0:0"
     relays: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
     address_book: str = "network.json"
     sandbox: SandboxName = "auto"
     accept_strangers_without_a_sandbox: bool = False
@@ -75,12 +79,18 @@ class ProviderConfig:
                 raise ConfigError(
                     detail=f"{name} is {getattr(self, name)!r}, which is no amount such as 0.34"
                 )
-
+        for text in self.observers:
+            parse_observer(text)
         for text in self.trusted_wallets:
             try:
                 parse_address(text)
             except ConfigError as error:
                 raise ConfigError(detail=f"in trusted_wallets, {error.facts['detail']}") from error
+
+    @property
+    def observing(self) -> tuple[NodeAddress, ...]:
+        """The nodes that are asked how they see this one. They are named in the ticket, for renters to ask too."""
+        return tuple(map(parse_observer, self.observers))
 
     @property
     def welcome_payers(self) -> frozenset[Address]:

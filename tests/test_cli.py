@@ -15,7 +15,7 @@ from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import NO_ADDRESS, NodeAddress, Ticket, checksummed
 from jupyter_depin.transport.iroh import node_id_of
 
-TICKET = Ticket(NodeAddress(node_id_of(bytes(32)), None, ("127.0.0.1:9",)), Wallet.generate().address)
+TICKET = Ticket(NodeAddress(node_id_of(bytes(32)), (), ("127.0.0.1:9",)), Wallet.generate().address)
 COMMANDS = ("demo", "rentals", "receipts", "wallet", "kernel", "doctor")
 
 

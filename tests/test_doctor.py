@@ -62,7 +62,7 @@ def test_everything_that_is_damaged_is_named_with_its_fix(home):
     (home / "wallet.key").write_text("no key")
     (home / "journal.sqlite").write_text("no journal")
     (home / "network.json").write_text("[]")
-    ticket = Ticket(NodeAddress(node_id_of(bytes(32)), None, ("127.0.0.1:9",)), Wallet.generate().address)
+    ticket = Ticket(NodeAddress(node_id_of(bytes(32)), (), ("127.0.0.1:9",)), Wallet.generate().address)
     (home / "config.toml").write_text(f"tickets = {json.dumps(['depin1?', str(ticket)])}\n")
     status, said = examined(home)
     assert status == 1
@@ -75,7 +75,7 @@ def test_everything_that_is_damaged_is_named_with_its_fix(home):
 
 def test_a_provider_that_only_a_kernel_spec_names_is_asked_too(home, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    ticket = Ticket(NodeAddress(node_id_of(bytes(32)), None, ("127.0.0.1:9",)), Wallet.generate().address)
+    ticket = Ticket(NodeAddress(node_id_of(bytes(32)), (), ("127.0.0.1:9",)), Wallet.generate().address)
     write_kernel_spec(tmp_path / "jupyter" / "kernels" / "rented", home, tickets=[str(ticket)])
     other = Ticket(ticket.address, Wallet.generate().address)
     write_kernel_spec(

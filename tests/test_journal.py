@@ -67,7 +67,7 @@ def lease_id(n: int) -> bytes:
 
 
 def of_payer(n: int = 1) -> LeaseRecord:
-    address = NodeAddress(NODE, "https://relay.example", ("192.0.2.1:4433",))
+    address = NodeAddress(NODE, ("https://relay.example",), ("192.0.2.1:4433",))
     return LeaseRecord.of_payer(
         lease_id(n), TERMS, OFFER, Amount(MAX_AMOUNT), address, KEY, "kernel-7", 1000 + n, 2000 + n
     )

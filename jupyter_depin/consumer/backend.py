@@ -26,12 +26,13 @@ from jupyter_depin.chain import Ledger
 from jupyter_depin.chain.addresses import AddressBook
 from jupyter_depin.chain.shared import LedgerAddress, SharedLedger
 from jupyter_depin.consumer.config import ConsumerConfig
+from jupyter_depin.consumer.whereabouts import observers
 from jupyter_depin.errors import KernelStartFailed, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.money import Amount
 from jupyter_depin.transport import Endpoint
-from jupyter_depin.transport.iroh import bind, node_id_of
+from jupyter_depin.transport.iroh import join, node_id_of
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,13 @@ async def connect(config: ConsumerConfig) -> Backend:
     ledger = await open_ledger(config.home / config.address_book)
     try:
         await ledger.check()
-        endpoint = await bind(secret=secret, relays=config.relays)
+        endpoint = await join(
+            secret=secret,
+            listen=config.bind,
+            relays=config.relays,
+            announce=config.announce,
+            observers=observers(config),
+        )
     except BaseException:
         with anyio.CancelScope(shield=True):
             await ledger.close()
@@ -135,5 +142,5 @@ async def _loopback(config: ConsumerConfig, secret: bytes) -> Backend:
     wallet = Wallet.generate()
     await ledger.deposit(wallet, Amount(2**60))
     config = replace(config, home=home, tickets=(ready.ticket,), max_rate_per_hour=LOOPBACK_RATE)
-    endpoint = await bind(secret=secret, listen="127.0.0.1:0")
+    endpoint = await join(secret=secret, listen="127.0.0.1:0")
     return Backend(config, endpoint, ledger, wallet, Journal(home / "journal.sqlite"), agent)

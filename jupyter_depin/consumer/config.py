@@ -1,6 +1,10 @@
 """What the renter wants: `config.toml` in the depin folder of Jupyter's data folder, overridden by a kernel spec.
 
 tickets = ["depin1…"]                 # providers that may be asked
+relays = ["https://…"]                # where this node is at home too; a provider's are in its ticket
+observers = ["<node>@ip:port"]        # nodes that tell it how others see it, besides those in tickets
+bind = "0.0.0.0:0"                    # its UDP address; a fixed port, for firewalls that open one
+announce = ["ip:port"]                # where else it is reached, say through a router's forwarded port
 address_book = "network.json"         # which chain, which contracts
 max_rate_per_hour = "0.50"            # units of the asset
 max_spend = "1.00"                    # per rental: locked as a deposit, the rest comes back
@@ -20,6 +24,7 @@ from typing import Any
 from jupyter_core.paths import jupyter_data_dir
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
+from jupyter_depin.protocol.identity import parse_observer
 
 _AMOUNTS = ("max_rate_per_hour", "max_spend")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
@@ -45,6 +50,9 @@ class ConsumerConfig:
     max_spend: str = "1"
     max_seconds: int = 24 * 3600
     relays: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
+    bind: str = "0.0.0.0:0"
+    announce: tuple[str, ...] = ()
     allowed_env: tuple[str, ...] = ("LANG", "LC_ALL", "TZ", "MPLBACKEND", "PYTHONHASHSEED")
     settle_wait_s: int = 20
     loopback: bool = False
@@ -101,5 +109,8 @@ def _check(name: str, value: Any, default: Any) -> None:
         right = right and all(isinstance(each, str) for each in value)
     if not right:
         raise ConfigError(detail=f"{name} is {value!r}, which is of the wrong kind")
+    if name == "observers":
+        for text in value:
+            parse_observer(text)
     if name in _AMOUNTS and not _AMOUNT.fullmatch(value):
         raise ConfigError(detail=f"{name} is {value!r}, which is no amount such as 0.50")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
@@ -83,28 +84,61 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class NodeAddress:
-    """Where a node can be found: its id, the relay it is at home on, and `ip:port` addresses to try first."""
+    """Where a node can be found: its id, the relays it is at home on, and `ip:port` addresses to try first.
+
+    The addresses are those of the node's first home, so they go with the first relay (`transport/homes.py`).
+    """
 
     node: NodeId
-    relay_url: str | None = None
+    relays: tuple[str, ...] = ()
     direct: tuple[str, ...] = ()
+
+
+def observer_text(address: NodeAddress) -> str:
+    """A node that tells others how it sees them, in one word for settings: `<64 hex digits>@ip:port[,ip:port…]`."""
+    return f"{address.node.hex()}@{','.join(address.direct)}"
+
+
+def parse_observer(text: str) -> NodeAddress:
+    """The node that `observer_text` names. Raises `ConfigError`."""
+    name, _, places = text.strip().partition("@")
+    try:
+        node = node_id(bytes.fromhex(name))
+        for place in places.split(","):
+            ip, _, port = place.rpartition(":")
+            ipaddress.ip_address(ip.removeprefix("[").removesuffix("]"))
+            if not 0 < int(port) < 1 << 16:
+                raise ValueError(port)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(
+            detail=f"{text!r} is no observer of the form node@ip:port, as `provider-kernel observe` prints it"
+        ) from error
+    return NodeAddress(node, (), tuple(places.split(",")))
 
 
 _PREFIX = "depin1"
 _CHECK = 4
 """Bytes of the checksum at a ticket's end: it is copied by hand, from chats and slides."""
 
+_MOST = 32
+
+_Place = tuple[bytes, tuple[str, ...], tuple[str, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Everything that is needed to reach one provider, in one line that can be copied: node address and wallet."""
+    """Everything that is needed to reach one provider, in one line that can be copied: node address and wallet.
+
+    `observers`: nodes that the provider knows to tell others how they are seen.
+    """
 
     address: NodeAddress
     provider: Address
+    observers: tuple[NodeAddress, ...] = ()
 
     def __str__(self) -> str:
-        row = (self.address.node, self.address.relay_url, self.address.direct, self.provider)
-        raw = msgspec.msgpack.encode(row)
+        places = [(each.node, each.relays, each.direct) for each in (self.address, *self.observers)]
+        raw = msgspec.msgpack.encode((self.provider, places))
         return _PREFIX + base64.urlsafe_b64encode(raw + keccak256(raw)[:_CHECK]).decode().rstrip("=")
 
     @classmethod
@@ -119,9 +153,12 @@ class Ticket:
             raw, check = whole[:-_CHECK], whole[-_CHECK:]
             if check != keccak256(raw)[:_CHECK]:
                 raise BadTicket(reason="it is damaged")
-            node, relay, direct, wallet = msgspec.msgpack.decode(
-                raw, type=tuple[bytes, str | None, tuple[str, ...], bytes]
-            )
-            return cls(NodeAddress(node_id(node), relay, direct), address(wallet))
+            wallet, places = msgspec.msgpack.decode(raw, type=tuple[bytes, list[_Place]])
+            found, *observers = [NodeAddress(node_id(node), *where) for node, *where in places]
+            ticket = cls(found, address(wallet), tuple(observers))
         except (ValueError, binascii.Error, msgspec.MsgspecError, ConfigError) as error:
             raise BadTicket(reason="it is damaged") from error
+        if any(len(names) > _MOST for names in (found.relays, found.direct, observers)):
+            # Whoever reads it would knock at all of these doors.
+            raise BadTicket(reason=f"it names more than {_MOST} places of a kind")
+        return ticket

@@ -1,11 +1,13 @@
 """Ports to the network: endpoints, connections and streams between nodes.
 
-`iroh.py` is the real adapter, `memory.py` its twin for tests and examples; one suite runs on both. Every error that
+`iroh.py` is the real adapter, `memory.py` its twin for tests and examples; one suite runs on both. `homes.py` lets a
+node live on several relays at once, and `seen.py` finds out how others see it, over either. Every error that
 leaves an adapter is a `TransportError`. Nothing here knows of tunnels, lanes or money.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,10 +16,16 @@ from jupyter_depin.protocol.identity import NodeAddress, NodeId
 ALPN = b"jupyter-depin/1"
 """The protocol's name in the TLS handshake; its number rises with a wire change that old peers cannot read."""
 
+SEEN = b"jupyter-depin-seen/1"
+"""The name of the other protocol that nodes speak: what address do you see of me? (`seen.py`)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """The way that a connection takes now: over a relay or direct, and its round-trip time in milliseconds."""
+    """The way that a connection takes now, and its round-trip time in milliseconds.
+
+    `remote`: the relay's URL, or the `ip:port` at which this side sees the other.
+    """
 
     relayed: bool
     remote: str
@@ -59,6 +67,10 @@ class Connection(Protocol):
     def peer(self) -> NodeId:
         """The node at the other end, proven by its key."""
 
+    @property
+    def protocol(self) -> bytes:
+        """What both ends agreed to speak: `ALPN` or `SEEN`."""
+
     def path(self) -> Path | None:
         """The path in use, or None while it is not known."""
 
@@ -85,7 +97,7 @@ class Endpoint(Protocol):
     def address(self) -> NodeAddress:
         """Where peers find this node now."""
 
-    async def connect(self, address: NodeAddress) -> Connection:
+    async def connect(self, address: NodeAddress, protocol: bytes = ALPN) -> Connection:
         """Dial a node. Raises `PeerUnreachable`. Cancelling is safe."""
 
     async def accept(self) -> Connection:
@@ -93,3 +105,10 @@ class Endpoint(Protocol):
 
     async def close(self) -> None:
         """End every connection and leave the network. Never raises."""
+
+
+class Home(Endpoint, Protocol):
+    """An endpoint with one socket, at home on one relay or on none. It dials through the first relay of an address."""
+
+    async def tell_external(self, addresses: Collection[str]) -> None:
+        """From now on tell peers that this socket is seen at these `ip:port`s, and at no others. Never raises."""

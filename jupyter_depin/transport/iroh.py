@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import anyio
 import iroh
@@ -26,7 +26,8 @@ from iroh import iroh_ffi
 
 from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, PortInUse, TransportError
 from jupyter_depin.protocol.identity import NodeAddress, NodeId, node_id
-from jupyter_depin.transport import ALPN
+from jupyter_depin.transport import ALPN, SEEN
+from jupyter_depin.transport.homes import Homes, settle
 from jupyter_depin.transport.iroh_connection import IrohConnection, renew_calls
 from jupyter_depin.transport.iroh_errors import ignored, told
 from jupyter_depin.transport.iroh_fork import renewed
@@ -45,32 +46,54 @@ def node_id_of(secret: bytes) -> NodeId:
     return node_id(_secret_key(secret).public().to_bytes())
 
 
-async def bind(
+async def join(
     *,
     secret: bytes,
     listen: str = "0.0.0.0:0",
     relays: Sequence[str] = (),
-    alpn: bytes = ALPN,
+    announce: Sequence[str] = (),
+    observers: Sequence[NodeAddress] = (),
+) -> Homes:
+    """Join the network as the node of `secret`, at home on each of `relays`. Called once per node, by its program.
+
+    `listen` is the UDP address of the first home; `announce`: where else that one is reached, say through a port
+    that a router forwards; `observers`: nodes that tell how they see this one. Raises as `bind` does.
+    """
+
+    async def make(relay: str | None, *, first: bool) -> IrohEndpoint:
+        place = listen if first else f"{listen.rpartition(':')[0]}:0"
+        return await bind(secret=secret, listen=place, relay=relay)
+
+    return await settle(make, relays=relays, announce=announce, observers=observers)
+
+
+async def bind(
+    *,
+    secret: bytes,
+    listen: str = "0.0.0.0:0",
+    relay: str | None = None,
+    protocols: Sequence[bytes] = (ALPN, SEEN),
     dial_seconds: float = 10.0,
 ) -> IrohEndpoint:
-    """Join the network as the node of `secret`, on UDP address `listen` (port 0: any) and at home on `relays`.
+    """Make one home of the node of `secret`, on UDP address `listen` (port 0: any), at home on `relay` or nowhere.
 
-    Called once per node when a program starts; the node belongs to the event loop that calls. Without relays it is
-    reached directly or not at all. A dial that is not answered ends after `dial_seconds`. Raises
-    `PortInUse`, `ConfigError` (an address that cannot be read) and `TransportError`.
+    Called by `join`; the home belongs to the event loop that calls. It answers whoever speaks one of `protocols`. A
+    dial that is not answered ends after `dial_seconds`. Raises `PortInUse`, `ConfigError` (an address that cannot be
+    read) and `TransportError`.
     """
     if renewed():
         renew_calls()
     key = _secret_key(secret)
     try:
-        mode = iroh.RelayMode.custom_from_urls(list(relays)) if relays else iroh.RelayMode.disabled()
+        # Without a relay of its own it can still dial through those of others.
+        mode = iroh.RelayMode.custom_from_urls([] if relay is None else [relay])
     except iroh.IrohError as error:
-        raise ConfigError(detail=f"{', '.join(relays)}: {told(error)}") from error
+        raise ConfigError(detail=f"the relay {relay!r} is no address of the web: {told(error)}") from error
     options = iroh.EndpointOptions(
         preset=iroh.preset_minimal(),
         bind_addr=listen,
         secret_key=key.to_bytes(),
-        alpns=[alpn],
+        alpns=list(protocols),
         relay_mode=mode,
     )
     try:
@@ -82,21 +105,19 @@ async def bind(
         if "address syntax" in error.message():
             raise ConfigError(detail=f"{listen!r} is not an address of the form ip:port") from error
         raise TransportError(detail=told(error)) from error
-    return IrohEndpoint(endpoint, relays=tuple(relays), alpn=alpn, dial_seconds=dial_seconds)
+    return IrohEndpoint(endpoint, relay=relay, dial_seconds=dial_seconds)
 
 
 class IrohEndpoint:
-    """A node on the network (port `Endpoint`). Made by `bind`."""
+    """One home of a node on the network (port `Home`). Made by `bind`."""
 
-    def __init__(
-        self, endpoint: iroh.Endpoint, *, relays: tuple[str, ...], alpn: bytes, dial_seconds: float
-    ) -> None:
+    def __init__(self, endpoint: iroh.Endpoint, *, relay: str | None, dial_seconds: float) -> None:
         self._endpoint: iroh.Endpoint | None = owned(endpoint)
-        self._relays = relays
-        self._alpn = alpn
+        self._relays = () if relay is None else (relay,)
         self._dial_seconds = dial_seconds
         self._node = node_id(endpoint.id().to_bytes())
-        self._address = NodeAddress(self._node)
+        self._address = NodeAddress(self._node, self._relays)
+        self._external: set[str] = set()
         self._closed = False
         self._connections: weakref.WeakSet[IrohConnection] = weakref.WeakSet()
         self._room = asyncio.Semaphore(_ROOM)
@@ -110,33 +131,46 @@ class IrohEndpoint:
         return self._node
 
     def address(self) -> NodeAddress:
-        """Where peers find this node now: the library's own view, and this machine itself where it listens on all.
+        """Where peers find this home now: the library's own view, and this machine itself where it listens on all.
 
-        Until the library has chosen among several relays, the first one is named. A closed node keeps its last address.
+        A closed home keeps its last address.
         """
         if self._endpoint is None:
             return self._address
-        view = self._endpoint.addr()
-        direct = dict.fromkeys(view.direct_addresses())
+        direct = dict.fromkeys((*sorted(self._external), *self._endpoint.addr().direct_addresses()))
         for bound in self._endpoint.bound_sockets():
             ip, _, port = bound.rpartition(":")
             if ip == "0.0.0.0":
                 direct[f"127.0.0.1:{port}"] = None
-        relay = view.relay_url() or (self._relays[0] if self._relays else None)
-        self._address = NodeAddress(self._node, relay, tuple(direct))
+        self._address = NodeAddress(self._node, self._relays, tuple(direct))
         return self._address
 
-    async def connect(self, address: NodeAddress) -> IrohConnection:
-        """Dial a node. Raises `PeerUnreachable`, after `dial_seconds` at the latest. Cancelling is safe."""
-        shown = next(iter((*address.direct, address.relay_url)), None) or address.node.hex()
+    async def tell_external(self, addresses: Collection[str]) -> None:
+        """From now on tell peers that this socket is seen at these addresses, and at no others. Never raises."""
+        wanted, before = set(addresses), self._external
+        self._external = wanted
+        endpoint = self._endpoint
+        if endpoint is None:
+            return
+        with ignored():
+            for each in wanted - before:
+                await endpoint.add_external_addr(each)
+            for each in before - wanted:
+                await endpoint.remove_external_addr(each)
+
+    async def connect(self, address: NodeAddress, protocol: bytes = ALPN) -> IrohConnection:
+        """Dial a node directly and through the first of its relays. Raises `PeerUnreachable`. Cancelling is safe.
+
+        It gives up after `dial_seconds` at the latest.
+        """
+        relay = address.relays[0] if address.relays else None
+        shown = next(iter((*address.direct, relay)), None) or address.node.hex()
         if self._endpoint is None or self._closed:
             raise PeerUnreachable(address=shown)
         try:
-            target = iroh.EndpointAddr(
-                iroh.EndpointId.from_bytes(address.node), address.relay_url, list(address.direct)
-            )
+            target = iroh.EndpointAddr(iroh.EndpointId.from_bytes(address.node), relay, list(address.direct))
             with anyio.fail_after(self._dial_seconds):
-                return self._adopt(await self._endpoint.connect(target, self._alpn))
+                return self._adopt(await self._endpoint.connect(target, protocol))
         except (iroh.IrohError, iroh_ffi.InternalError, TimeoutError) as error:
             raise PeerUnreachable(address=shown) from error
 

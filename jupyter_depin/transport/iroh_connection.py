@@ -44,6 +44,7 @@ class IrohConnection:
         self._connection: iroh.Connection | None = owned(connection)
         self._streams: weakref.WeakSet[IrohStream] = weakref.WeakSet()
         self._peer = node_id(connection.remote_id().to_bytes())
+        self._protocol = bytes(connection.alpn())
         self._reason: str | None = None
         self._accepting: list[Pending] = []
 
@@ -51,6 +52,11 @@ class IrohConnection:
     def peer(self) -> NodeId:
         """The node at the other end, proven by its key."""
         return self._peer
+
+    @property
+    def protocol(self) -> bytes:
+        """What both ends agreed to speak."""
+        return self._protocol
 
     def path(self) -> Path | None:
         """The path in use, or None while it is not known. The round-trip time is in whole milliseconds."""

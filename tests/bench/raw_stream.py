@@ -60,7 +60,7 @@ async def _serve() -> None:
 async def _dial(place: dict[str, object]) -> None:
     endpoint = await bind(secret=os.urandom(32), listen="127.0.0.1:0")
     node = NodeId(bytes.fromhex(str(place["node"])))
-    connection = await endpoint.connect(NodeAddress(node, None, tuple(place["direct"])))  # type: ignore[arg-type]
+    connection = await endpoint.connect(NodeAddress(node, (), tuple(place["direct"])))  # type: ignore[arg-type]
     stream = await connection.open_stream()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(str(place["tcp"])))
 

@@ -13,7 +13,7 @@ import pytest
 from jupyter_depin.drivers import tunnel as driver_module
 from jupyter_depin.errors import LeaseRefused
 from jupyter_depin.protocol.frames import PRIORITY, Lane, Ping, Pong, Resume, encode_message
-from jupyter_depin.transport.memory import MemoryStream
+from jupyter_depin.transport.memory_connection import MemoryStream
 from jupyter_depin.tunnel.events import Closed, Opened
 
 S = 10**9

@@ -228,7 +228,7 @@ def test_an_address_that_is_none(shared, tmp_path):
 
 def test_a_relay_that_is_none(shared, tmp_path):
     said = failed(shared, shared.provider(tmp_path, 'relays = ["nowhere"]\n'))
-    assert said.startswith("The configuration is wrong: nowhere: ")
+    assert said.startswith("The configuration is wrong: the relay 'nowhere' is no address of the web: ")
 
 
 def test_a_trusted_node_that_is_none(shared, tmp_path):

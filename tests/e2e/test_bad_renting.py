@@ -62,7 +62,7 @@ def test_a_ticket_with_another_wallet(shared, tmp_path):
 
 def test_a_ticket_of_a_machine_that_is_not_there(shared, tmp_path):
     nowhere = f"127.0.0.1:{free_port()}"
-    ticket = Ticket(NodeAddress(NOBODY, None, (nowhere,)), shared.ticket.provider)
+    ticket = Ticket(NodeAddress(NOBODY, (), (nowhere,)), shared.ticket.provider)
     said = shared.refused(shared.renter(tmp_path, tickets=[str(ticket)]))
     assert said == (
         f"The provider at {nowhere} did not answer. Check the ticket and your network, or choose another provider."

@@ -21,16 +21,16 @@ from jupyter_depin.protocol.identity import (
     address,
     checksummed,
     node_id,
+    observer_text,
     parse_address,
+    parse_observer,
 )
 
 ADDRESSES = st.binary(min_size=20, max_size=20).map(Address)
 NODES = st.binary(min_size=32, max_size=32).map(NodeId)
-TICKETS = st.builds(
-    Ticket,
-    st.builds(NodeAddress, NODES, st.none() | st.text(), st.lists(st.text(), max_size=4).map(tuple)),
-    ADDRESSES,
-)
+TEXTS = st.lists(st.text(), max_size=4).map(tuple)
+PLACES = st.builds(NodeAddress, NODES, TEXTS, TEXTS)
+TICKETS = st.builds(Ticket, PLACES, ADDRESSES, st.lists(PLACES, max_size=2).map(tuple))
 
 
 @pytest.mark.parametrize("length", [0, 19, 21, 31, 33])
@@ -93,12 +93,57 @@ def test_a_mistyped_ticket_is_a_bad_ticket(ticket, data):
 
 @pytest.mark.parametrize(
     "row",
-    [(bytes(31), None, (), bytes(20)), (bytes(32), None, (), bytes(19)), (bytes(32), None), {}, "x" * 40],
+    [
+        (bytes(20), [(bytes(31), (), ())]),
+        (bytes(19), [(bytes(32), (), ())]),
+        (bytes(20), [(bytes(32), ())]),
+        (bytes(20), []),
+        {},
+        "x" * 40,
+    ],
 )
 def test_a_ticket_of_the_wrong_shape_is_refused(row):
     raw = msgspec.msgpack.encode(row)
     with pytest.raises(BadTicket):
         Ticket.parse("depin1" + base64.urlsafe_b64encode(raw + keccak256(raw)[:4]).decode())
+
+
+@pytest.mark.parametrize("kind", ["relays", "direct", "observers"])
+def test_a_ticket_that_sends_its_reader_everywhere_is_refused(kind):
+    many = tuple(f"http://{number}.example" for number in range(33))
+    places = {
+        "relays": NodeAddress(NodeId(bytes(32)), many),
+        "direct": NodeAddress(NodeId(bytes(32)), (), many),
+        "observers": NodeAddress(NodeId(bytes(32))),
+    }
+    observers = (places[kind],) * (33 if kind == "observers" else 0)
+    with pytest.raises(BadTicket, match="more than"):
+        Ticket.parse(str(Ticket(places[kind], Address(bytes(20)), observers)))
+
+
+@given(NODES, st.lists(st.ip_addresses(), min_size=1, max_size=3), st.integers(1, 65535))
+def test_an_observer_survives_being_copied(node, ips, port):
+    places = tuple(f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}" for ip in ips)
+    observer = NodeAddress(node, (), places)
+    assert parse_observer(f" {observer_text(observer)} ") == observer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "@",
+        "00",
+        "00@127.0.0.1:1",
+        f"{'0' * 64}@",
+        f"{'0' * 64}@host:1",
+        f"{'0' * 64}@127.0.0.1:0",
+        "☃@127.0.0.1:1",
+    ],
+)
+def test_any_other_text_is_no_observer(text):
+    with pytest.raises(ConfigError, match="provider-kernel observe"):
+        parse_observer(text)
 
 
 def test_a_binding_binds_each_of_its_parts():

@@ -13,7 +13,7 @@ from jupyter_depin.protocol.record import LeaseRecord
 
 def test_both_sides_name_the_same_machine_and_only_the_payer_has_a_key(terms, offer):
     key = Wallet(b"\x01" * 32)
-    address = NodeAddress(offer.node, None, ("192.0.2.1:1",))
+    address = NodeAddress(offer.node, (), ("192.0.2.1:1",))
     payer = LeaseRecord.of_payer(b"\x01" * 32, terms, offer, Amount(5), address, key, "kernel", 100, 7)
     payee = LeaseRecord.of_payee(b"\x01" * 32, terms, offer, Amount(5), NodeId(b"\x0f" * 32), 100, 7)
     for record in (payer, payee):

@@ -939,7 +939,7 @@ async def test_stopping_settles_every_lease_and_frees_the_node(world):
             await w.ended(rental, within=30)
         assert [r.receipt.collected_on_chain for r in rentals] == [50 * PER_SECOND] * 2
         await w.clock.until(
-            lambda: w.network.find(w.endpoint.node, agent.ticket.address.node) is None, within=30
+            lambda: w.network.find(w.endpoint.node, agent.ticket.address)[0] is None, within=30
         )
 
 

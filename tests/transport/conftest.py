@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -16,6 +19,39 @@ GENEROUS = 60
 
 Pair = tuple[Endpoint, Endpoint]
 Nodes = Callable[[], AbstractAsyncContextManager[Pair]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def relays(tmp_path):
+    """Start relays of our own, over plain HTTP; gives their programs by their addresses."""
+    program = shutil.which("iroh-relay")
+    if program is None:
+        pytest.skip("iroh-relay is not installed")
+    running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(count: int) -> dict[str, subprocess.Popen[bytes]]:
+        for _ in range(count):
+            port = free_port()
+            config = tmp_path / f"relay-{port}.toml"
+            config.write_text(
+                f'enable_relay = true\nhttp_bind_addr = "127.0.0.1:{port}"\n'
+                "enable_metrics = false\nenable_quic_addr_discovery = false\n"
+            )
+            running[f"http://127.0.0.1:{port}"] = subprocess.Popen(
+                [program, "-c", config], stderr=subprocess.DEVNULL
+            )
+        return running
+
+    yield start
+    for process in running.values():
+        process.kill()
+        process.wait()
 
 
 @asynccontextmanager

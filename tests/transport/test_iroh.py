@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 from types import SimpleNamespace
 
 import anyio
@@ -32,7 +30,7 @@ def test_a_secret_of_the_wrong_length_is_refused():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"listen": "localhost"}, {"relays": ["not a url"]}, {"secret": b""}],
+    [{"listen": "localhost"}, {"relay": "not a url"}, {"secret": b""}],
     ids=lambda wrong: next(iter(wrong)),
 )
 async def test_a_wrong_setting_is_named(wrong):
@@ -98,7 +96,7 @@ async def test_silence_ends_a_dial():
         endpoint = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", dial_seconds=0.05)
         try:
             with pytest.raises(PeerUnreachable, match=f"^The provider at {where} did not answer"):
-                await endpoint.connect(NodeAddress(iroh.node_id_of(os.urandom(32)), None, (where,)))
+                await endpoint.connect(NodeAddress(iroh.node_id_of(os.urandom(32)), (), (where,)))
         finally:
             await endpoint.close()
 
@@ -107,14 +105,14 @@ async def test_silence_ends_a_dial():
 async def test_an_address_that_makes_no_sense_cannot_be_reached(iroh_nodes, direct):
     async with iroh_nodes() as (a, b):
         with pytest.raises(PeerUnreachable):
-            await a.connect(NodeAddress(b.node, None, (direct,)))
+            await a.connect(NodeAddress(b.node, (), (direct,)))
 
 
 async def test_another_node_at_the_same_address_is_not_taken_for_the_right_one(iroh_nodes):
     async with iroh_nodes() as (_a, b):
         impatient = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", dial_seconds=2)
         try:
-            address = NodeAddress(iroh.node_id_of(os.urandom(32)), None, b.address().direct)
+            address = NodeAddress(iroh.node_id_of(os.urandom(32)), (), b.address().direct)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(b.accept)
                 with pytest.raises(PeerUnreachable):
@@ -149,7 +147,9 @@ async def test_noise_at_the_port_holds_nobody_up(iroh_nodes, join, open_pair):
 
 async def test_a_peer_of_another_protocol_is_not_let_in(iroh_nodes, join):
     async with iroh_nodes() as (a, b):
-        stranger = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", alpn=b"something-else/1")
+        stranger = await iroh.bind(
+            secret=os.urandom(32), listen="127.0.0.1:0", protocols=[b"something-else/1"]
+        )
         try:
             accepted = []
 
@@ -159,42 +159,23 @@ async def test_a_peer_of_another_protocol_is_not_let_in(iroh_nodes, join):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(accept)
                 with pytest.raises(PeerUnreachable):
-                    await stranger.connect(b.address())
+                    await stranger.connect(b.address(), b"something-else/1")
                 await a.connect(b.address())
             assert [connection.peer for connection in accepted] == [a.node]
         finally:
             await stranger.close()
 
 
-@pytest.fixture
-def relay(tmp_path):
-    """A relay of our own, over plain HTTP."""
-    program = shutil.which("iroh-relay")
-    if program is None:
-        pytest.skip("iroh-relay is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = tmp_path / "relay.toml"
-    config.write_text(
-        f'enable_relay = true\nhttp_bind_addr = "127.0.0.1:{port}"\n'
-        "enable_metrics = false\nenable_quic_addr_discovery = false\n"
-    )
-    with subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL) as process:
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-
-
-async def test_a_node_is_found_through_its_relay_alone(relay, open_pair):
+async def test_a_node_is_found_through_its_relay_alone(relays, open_pair):
+    (relay,) = relays(1)
     with anyio.fail_after(120):
         a, b = [
-            await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", relays=[relay], dial_seconds=60)
+            await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", relay=relay, dial_seconds=60)
             for _ in range(2)
         ]
         try:
             address = b.address()
-            assert address.relay_url is not None
-            assert address.relay_url.rstrip("/") == relay
+            assert address.relays == (relay,)
             connections = []
 
             async def accept():
@@ -202,7 +183,7 @@ async def test_a_node_is_found_through_its_relay_alone(relay, open_pair):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(accept)
-                here = await a.connect(NodeAddress(b.node, relay))
+                here = await a.connect(NodeAddress(b.node, (relay,)))
             await open_pair(here, connections[0])
         finally:
             await a.close()

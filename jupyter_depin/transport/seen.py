@@ -1,0 +1,104 @@
+"""What address do you see of me? A tiny exchange by which nodes behind NATs learn how others reach them.
+
+A node's own socket does not tell under which address its packets leave its network, and two nodes that don't know that
+of each other stay on their relay for ever. Any node that is reached directly sees it, so any node can tell: the caller
+opens a stream and writes one byte, the other side answers with `ip:port` in text, or with nothing where the path is no
+direct one, and ends the stream. It is asked of two nodes: where they see different addresses, the NAT gives each peer
+a port of its own, no third one will see either, and the node says nothing.
+
+Whoever answers wrongly gains little: a peer sends a few packets to the wrong place, and no answer comes from there.
+
+Rejected: STUN and the relays' own address discovery (a service of somebody's, or a certificate from a public
+authority); believing a single node.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+import anyio
+
+from jupyter_depin.errors import RemoteProtocolError, TransportError
+from jupyter_depin.protocol.identity import NodeAddress
+from jupyter_depin.transport import SEEN, Connection, Home
+
+_ASK_S = 5.0
+_ANSWER_S = 5.0
+_LONGEST = 64
+"""Bytes of an answer: the longest address of IPv6 with its port has 47."""
+
+
+async def agreed(home: Home, observers: Sequence[NodeAddress]) -> str | None:
+    """The `ip:port` at which at least two nodes see a home's socket, or None if they see it differently. Never raises.
+
+    Called by `homes.py` for each of a node's endpoints.
+    """
+    answers: list[str] = []
+
+    async def look(observer: NodeAddress) -> None:
+        seen = await ask(home, observer)
+        if seen is not None:
+            answers.append(seen)
+
+    async with anyio.create_task_group() as tasks:
+        for observer in observers:
+            if observer.node != home.node:
+                tasks.start_soon(look, observer)
+    return answers[0] if len(answers) > 1 and len(set(answers)) == 1 else None
+
+
+async def ask(home: Home, observer: NodeAddress) -> str | None:
+    """What one node sees, or None if it does not say. Never raises."""
+    try:
+        with anyio.fail_after(_ASK_S):
+            # Through a relay it would see nothing.
+            connection = await home.connect(NodeAddress(observer.node, (), observer.direct), SEEN)
+            try:
+                return await _asked(connection)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await connection.close("thank you")
+    except (TransportError, RemoteProtocolError, TimeoutError):
+        return None
+
+
+async def _asked(connection: Connection) -> str | None:
+    stream = await connection.open_stream()
+    await stream.write(b"?")
+    answer = b""
+    while piece := await stream.read(_LONGEST):
+        answer += piece
+        if len(answer) > _LONGEST:
+            raise RemoteProtocolError(detail="an address of more bytes than addresses have")
+    ip, _, port = answer.decode("ascii", "replace").rpartition(":")
+    if not answer:
+        return None
+    try:
+        bare = ipaddress.ip_address(ip.removeprefix("[").removesuffix("]"))
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError(port)
+    except ValueError as error:
+        raise RemoteProtocolError(detail=f"{answer!r} is no address") from error
+    return f"{bare}:{int(port)}" if bare.version == 4 else f"[{bare}]:{int(port)}"
+
+
+async def answer(connection: Connection) -> None:
+    """Tell a peer at which address it is seen here, and nothing else; closes the connection. Never raises.
+
+    Called for each connection of protocol `SEEN`, by whoever accepts them, who also bounds their number.
+    """
+    try:
+        with anyio.move_on_after(_ANSWER_S):
+            stream = await connection.accept_stream()
+            if await stream.read(1):
+                path = connection.path()
+                if path is not None and not path.relayed:
+                    await stream.write(path.remote.encode())
+                await stream.finish()
+                await connection.closed()
+    except TransportError:
+        pass
+    finally:
+        with anyio.CancelScope(shield=True):
+            await connection.close("that was all")
