@@ -161,7 +161,7 @@ class Agent:
                     tenancy = await self._attach(request, connection, control)
                 if tenancy is not None:
                     self._leave(visitor)
-                    await tenancy.driver.carry(connection, control, fresh=request.fresh)
+                    await tenancy.driver.carry(connection, control, memory=request.memory)
                     return
                 continue
             reply: Answer

@@ -1,12 +1,22 @@
-"""Keeps one rental's tunnel on a connection: attaches it, and dials again whenever it is cut.
+"""Keeps one rental's tunnel on a connection: attaches it, and dials again when it is cut or doubtful.
+
+QUIC comes back from an outage when its doubled wait is over, which may be a minute after the network did. So while a
+connection is doubtful others are dialled beside it, one every half second, and the first that attaches takes over: on
+both sides the newest connection carries the tunnel, and the tunnel knows what the other side lacks. If the old one is
+heard first, those dials are given up. While there is no connection at all the pace stays the same, however long that
+lasts: whoever waits for an hour expects to go on at once when the network is back.
 
 A cut is no end: only the provider's refusal to go on with the lease ends the keeping. How long a tunnel may stay
 without a connection is the lease's affair, and the tunnel's own clock knows it.
+
+Rejected: one dial after the other (each may hang for seconds after the network is back), ending the doubtful connection
+first (on a slow link the answer is under way), longer and longer pauses between the dials.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 
 import anyio
@@ -17,70 +27,129 @@ from jupyter_depin.drivers.handshake import ask
 from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import DepinError, RemoteProtocolError, TransportError
 from jupyter_depin.protocol.messages import Attached
-from jupyter_depin.transport import Endpoint, Stream
+from jupyter_depin.protocol.money import NS_PER_SECOND
+from jupyter_depin.transport import Connection, Endpoint, Stream
+from jupyter_depin.tunnel.events import Doubtful, Event, Heard
 
 log = logging.getLogger(__name__)
 
 _DIAL_S = 4.0
-_REDIAL_S = (0.05, 0.2, 0.5, 1.0, 2.0)
+_ATTACH_S = 4.0
+_PACE_NS = NS_PER_SECOND // 2
+"""The least time between two dials. On a long way they come as far apart as one takes, or the second would always
+take over from the first."""
 
 
 class Link:
-    """The way to the provider of one lease. Made by its rental.
+    """The way to the provider of one lease. Made by its rental, which passes the tunnel's events on to `notice`.
 
-    `fresh`: this process knows nothing of what the tunnel carried before. `on_cut` is called whenever there is no
-    connection.
+    `on_cut` is called whenever there is no connection any more. `cut_ns`: when the last one ended (steady clock).
+    `reached`: whether the provider ever attached this process to the lease.
     """
 
     def __init__(
-        self,
-        opened: OpenedLease,
-        endpoint: Endpoint,
-        driver: TunnelDriver,
-        *,
-        fresh: bool,
-        on_cut: Callable[[], None],
+        self, opened: OpenedLease, endpoint: Endpoint, driver: TunnelDriver, *, on_cut: Callable[[], None]
     ) -> None:
         self._opened, self._endpoint, self._driver = opened, endpoint, driver
-        self._fresh, self._on_cut = fresh, on_cut
+        self._on_cut = on_cut
+        # This process's knowledge of the tunnel begins with this object; a later one's is another.
+        self._memory = secrets.token_bytes(16)
+        self._carrying: Connection | None = None
+        self._doubted = False
+        self._dials: set[anyio.CancelScope] = set()
+        self._refusal: DepinError | None = None
+        self._news = anyio.Event()
         self.cut_ns = 0
+        self.reached = False
 
-    @property
-    def reached(self) -> bool:
-        """Whether the provider ever attached this process to the lease."""
-        return not self._fresh
+    def notice(self, event: Event) -> None:
+        """An event of the tunnel. Called by the rental."""
+        if isinstance(event, Doubtful):
+            self._doubted = True
+            self._tell()
+        elif isinstance(event, Heard):
+            self._trust()
 
     async def keep(self) -> DepinError:
         """Dial and carry until the provider refuses the lease; returns why it does. Run by the rental."""
-        attempt = 0
-        first = self._opened.link
-        control: Stream | None
-        while True:
-            try:
-                if first is not None:
-                    (connection, control), first = first, None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._attempt, self._opened.link)
+            due = steady_ns() + self._pace_ns
+            while self._refusal is None:
+                wait = due - steady_ns()
+                if self._carrying is not None and not self._doubted:
+                    await self._news.wait()
+                elif wait > 0:
+                    with anyio.move_on_after(wait / NS_PER_SECOND):
+                        await self._news.wait()
                 else:
-                    with anyio.fail_after(_DIAL_S):
-                        connection, control = await self._endpoint.connect(self._opened.address), None
-                try:
-                    with anyio.fail_after(_DIAL_S):
-                        control = control or await connection.open_stream()
-                        await ask(
-                            control, self._opened.attach(self._endpoint.node, fresh=self._fresh), Attached
-                        )
-                    self._fresh, attempt = False, 0
-                    reason = await self._driver.carry(connection, control)
-                    self.cut_ns = steady_ns()
-                    log.info("rental=%s link ended: %s", self._opened.channel_id.hex(), reason)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await connection.close("done")
-            except (TransportError, RemoteProtocolError, TimeoutError) as error:
-                log.debug("rental=%s no link: %s", self._opened.channel_id.hex(), error)
-            except DepinError as error:
-                # Whatever it calls its refusal, it does not carry this lease any more.
-                log.warning("rental=%s %s", self._opened.channel_id.hex(), error)
-                return error
+                    tasks.start_soon(self._attempt, None)
+                    due = steady_ns() + self._pace_ns
+            tasks.cancel_scope.cancel()
+        assert self._refusal is not None
+        return self._refusal
+
+    @property
+    def _pace_ns(self) -> int:
+        return max(_PACE_NS, 2 * (self._driver.tunnel.rtt_ns or 0))
+
+    async def _attempt(self, ready: tuple[Connection, Stream] | None) -> None:
+        try:
+            link = ready or await self._dialled()
+            if link is None:
+                return
+            connection, control = link
+            try:
+                with anyio.fail_after(_ATTACH_S):
+                    request = self._opened.attach(self._endpoint.node, memory=self._memory)
+                    await ask(control, request, Attached)
+                # The provider carries the tunnel over this connection now, so it is too late to give it up.
+                await self._carry(connection, control)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await connection.close("done")
+        except (TransportError, RemoteProtocolError, TimeoutError) as error:
+            log.debug("rental=%s no link: %s", self._opened.channel_id.hex(), error)
+        except DepinError as error:
+            # Whatever it calls its refusal, it does not carry this lease any more.
+            log.warning("rental=%s %s", self._opened.channel_id.hex(), error)
+            self._refusal = error
+            self._tell()
+
+    async def _dialled(self) -> tuple[Connection, Stream] | None:
+        """A new connection and its control stream; None when it was given up. Raises why there is none."""
+        with anyio.CancelScope() as scope:
+            self._dials.add(scope)
+            try:
+                with anyio.fail_after(_DIAL_S):
+                    connection = await self._endpoint.connect(self._opened.address)
+                    try:
+                        return connection, await connection.open_stream()
+                    except BaseException:
+                        with anyio.CancelScope(shield=True):
+                            await connection.close("no stream")
+                        raise
+            finally:
+                self._dials.discard(scope)
+        return None
+
+    async def _carry(self, connection: Connection, control: Stream) -> None:
+        self._carrying, self.reached = connection, True
+        self._trust()
+        reason = await self._driver.carry(connection, control)
+        log.info("rental=%s link ended: %s", self._opened.channel_id.hex(), reason)
+        self.cut_ns = steady_ns()
+        if self._carrying is connection:
+            self._carrying, self._doubted = None, False
             self._on_cut()
-            await anyio.sleep(_REDIAL_S[min(attempt, len(_REDIAL_S) - 1)])
-            attempt += 1
+            self._tell()
+
+    def _trust(self) -> None:
+        """The present connection is a good one: give up those that are being dialled beside it."""
+        self._doubted = False
+        for scope in self._dials:
+            scope.cancel()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()

@@ -88,10 +88,10 @@ class OpenedLease:
     elapsed_ns: int = 0
     served_ns: int = 0
 
-    def attach(self, node: NodeId, *, fresh: bool) -> AttachTunnel:
+    def attach(self, node: NodeId, *, memory: bytes) -> AttachTunnel:
         """The request that joins a connection of `node`, this process's own, to the lease's tunnel."""
         digest = attach_digest(self.offer.asset.domain, self.channel_id, node)
-        return AttachTunnel(self.channel_id, self.key.sign(digest), fresh)
+        return AttachTunnel(self.channel_id, self.key.sign(digest), memory)
 
 
 async def open_lease(

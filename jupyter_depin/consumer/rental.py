@@ -97,7 +97,7 @@ class Rental:
             on_message=self._received,
             on_event=self._tunnel_event,
         )
-        self._link = Link(opened, endpoint, self._driver, fresh=recovered, on_cut=self._cut_off)
+        self._link = Link(opened, endpoint, self._driver, on_cut=self._cut_off)
         self._meter = PayerDriver(
             offer=offer,
             cap=opened.deposit,
@@ -286,6 +286,7 @@ class Rental:
         self._changed()
 
     def _tunnel_event(self, event: Event) -> None:
+        self._link.notice(event)
         match event:
             case Opened():
                 if self._lifecycle.state is State.RECONNECTING:

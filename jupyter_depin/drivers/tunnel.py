@@ -68,6 +68,7 @@ class TunnelDriver:
         self._free = anyio.Lock()
         self._newest: Connection | None = None
         self._renew = False
+        self._memory: bytes | None = None
         self._pumping = False
         self._reason = ""
         self._moved: asyncio.Event | None = None
@@ -114,14 +115,15 @@ class TunnelDriver:
         self.drop()
         self._pump()
 
-    async def carry(self, connection: Connection, control: Stream, *, fresh: bool = False) -> str:
+    async def carry(self, connection: Connection, control: Stream, *, memory: bytes = b"") -> str:
         """Carry the tunnel over a connection until that ends, and say why it did. A newer call ends an older one.
 
-        `fresh`: the peer begins at zero, so this end does too.
+        `memory` names what the peer remembers: with another one than before it begins at zero, so this end does too.
         """
         self.drop()
         # What a superseded call was told of the peer's memory still holds for the one that comes after it.
-        self._newest, self._renew = connection, self._renew or fresh
+        self._newest, self._renew = connection, self._renew or self._memory not in (None, memory)
+        self._memory = memory
         async with self._free:
             if self.tunnel.state is State.CLOSED:
                 return "the rental has ended"

@@ -73,13 +73,14 @@ class LeaseOpened(msgspec.Struct, frozen=True, tag="opened"):
 class AttachTunnel(msgspec.Struct, frozen=True, tag="attach"):
     """Join this connection to the lease's tunnel. `signature`: the voucher key's over `attach_digest`.
 
-    `fresh`: the consumer's process restarted and remembers no sequence numbers; the tunnel begins anew, and what the
-    provider still holds for the consumer is sent again.
+    `memory` names what the consumer's process remembers of the tunnel, and is the same in all its requests. After
+    another one's the consumer has restarted and knows no sequence numbers: the tunnel begins anew, and what the provider
+    still holds for the consumer is sent again.
     """
 
     channel_id: bytes
     signature: bytes
-    fresh: bool = False
+    memory: bytes = b""
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):

@@ -73,6 +73,15 @@ class MemoryNetwork:
         """Undo `cut`. Connections that ended stay ended."""
         self._cut.discard(frozenset((a, b)))
 
+    def silence(self, a: NodeId, b: NodeId) -> None:
+        """Lose the link without a word: dials fail until `mend`, and what is written on the connections that there are
+        stays under way until `release`, long after the mending, as with a transport that doubles its waits.
+        """
+        self._cut.add(frozenset((a, b)))
+        for link in self._links:
+            if link.nodes == frozenset((a, b)):
+                link.stalled = True
+
     def drop_connections(self, a: NodeId, b: NodeId) -> None:
         """End the connections between two nodes on both sides; they may dial again at once."""
         for link in [link for link in self._links if link.nodes == frozenset((a, b))]:
@@ -89,6 +98,8 @@ class MemoryNetwork:
         """Deliver all that is under way, in the order of its writing, and hold nothing any more."""
         self._holding = False
         self._held_senders.clear()
+        for link in self._links:
+            link.stalled = False
         under_way, self._under_way = self._under_way, deque()
         for pipe, data in under_way:
             self.carry(pipe, data)
@@ -135,7 +146,8 @@ class MemoryNetwork:
 
     def carry(self, pipe: Pipe, data: bytes | None) -> None:
         """Take over what was written; None is the end of the stream. For `Pipe`."""
-        if self._holding or pipe.sender in self._held_senders or pipe.link.relay in self._dead:
+        lost = pipe.link.stalled or pipe.link.relay in self._dead
+        if lost or self._holding or pipe.sender in self._held_senders:
             self._under_way.append((pipe, data))
         else:
             pipe.arrive(data)

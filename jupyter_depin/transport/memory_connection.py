@@ -45,6 +45,7 @@ class Link:
     ) -> None:
         self.network, self.relay, self.protocol = network, relay, protocol
         self.nodes = frozenset((dialler.node, answerer.node))
+        self.stalled = False
         self.pipes: list[Pipe] = []
         self.dialler = MemoryConnection(self, dialler, answerer.node)
         self.answerer = MemoryConnection(self, answerer, dialler.node)

@@ -193,9 +193,9 @@ async def test_a_paused_kernel_shows_as_paused(world):
         await w.clock.turns()
         assert rental.status().state == "paused"
         assert rental.status().reason == ("arrears", {})
+        w.changes.clear()
         w.drop()
-        await w.clock.turns()
-        assert rental.status().state == "reconnecting"
+        await w.clock.until(lambda: "reconnecting" in w.changes, within=1)
         await w.clock.until(lambda: rental.status().state == "paused", within=5)
 
 

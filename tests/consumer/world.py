@@ -285,6 +285,10 @@ class World:
     def mend(self) -> None:
         self.network.mend(self.endpoint.node, self.node_of("provider"))
 
+    def silence(self) -> None:
+        """Cut, and nobody is told: what is under way stays so until the network is told to release it."""
+        self.network.silence(self.endpoint.node, self.node_of("provider"))
+
     def drop(self) -> None:
         self.network.drop_connections(self.endpoint.node, self.node_of("provider"))
 

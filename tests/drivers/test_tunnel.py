@@ -372,8 +372,8 @@ async def test_a_peer_without_memory_gets_what_was_held_even_if_its_first_try_wa
         ends.got[0].clear()
         ends.network.release()
         # Two attempts come at once; only the first says that its memory is gone, for it was told "attached".
-        tasks.start_soon(lambda: ends.drivers[1].carry(*links[1][1], fresh=True))
-        tasks.start_soon(ends.drivers[1].carry, *links[2][1])
+        tasks.start_soon(lambda: ends.drivers[1].carry(*links[1][1], memory=b"new"))
+        tasks.start_soon(lambda: ends.drivers[1].carry(*links[2][1], memory=b"new"))
         tasks.start_soon(ends.drivers[0].carry, *links[2][0])
         await ends.drained()
         assert ends.got[0][Lane.LEASE] == [[b"settled"]]

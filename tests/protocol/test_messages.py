@@ -105,7 +105,7 @@ def test_requests_and_answers_survive_the_wire(offer, terms):
         OpenLease(
             replace(terms, rate=Rate(MAX_AMOUNT)), Opening(Amount(MAX_AMOUNT), 2_000_000_000, bytes(65))
         ),
-        AttachTunnel(b"\1" * 32, bytes(65), fresh=True),
+        AttachTunnel(b"\1" * 32, bytes(65), memory=b"m"),
     ]
     answers = [
         OffersGiven((SignedOffer(dear, bytes(65)), SignedOffer(offer, b""))),

@@ -40,6 +40,32 @@ def test_an_id_follows_from_the_name():
     assert one.endpoint("a").node == other.endpoint("a").node != other.endpoint("b").node
 
 
+async def test_a_silenced_link_says_nothing_and_old_connections_come_back_late(open_pair, join):
+    network = MemoryNetwork()
+    a, b = network.endpoint("a"), network.endpoint("b")
+    with anyio.fail_after(60):
+        mine, theirs = await open_pair(*await join(a, b))
+        network.silence(a.node, b.node)
+        await mine.write(b"late")
+        with pytest.raises(PeerUnreachable):
+            await a.connect(b.address())
+        network.mend(a.node, b.node)
+        new, there = await open_pair(*await join(a, b))
+        await new.write(b"early")
+        assert await there.read(10) == b"early"
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await theirs.read(10))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            assert got == []
+            network.release()
+        assert got == [b"late"]
+
+
 async def test_a_cut_ends_connections_on_both_sides_and_refuses_new_ones(join, open_pair):
     async with _joined(join, open_pair) as (network, a, b, here, there, mine, theirs):
         async with anyio.create_task_group() as tasks:
