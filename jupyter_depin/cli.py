@@ -151,7 +151,11 @@ def _rentals(options: argparse.Namespace) -> int:
             voucher = journal.voucher(record.channel_id)
             paid = format_amount(voucher.voucher.amount if voucher else 0, record.asset.decimals)
             state = f"not settled yet; {SENTENCES[record.reason]}" if record.reason else "open"
-            print(f"{record.channel_id.hex()[:16]}  {record.title}  {paid} {record.asset.symbol}  {state}")
+            path = "" if record.reason else journal.last_path(record.channel_id)
+            print(
+                f"{record.channel_id.hex()[:16]}  {record.title}  {paid} {record.asset.symbol}  {state}"
+                + (f", {path}" if path else "")
+            )
         if not records:
             print("Every rental is settled.")
         elif not options.settle:

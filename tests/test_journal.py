@@ -167,6 +167,14 @@ def test_a_rental_from_the_agreement_to_the_receipt(journal):
     assert journal.unsettled("payer") == []
 
 
+def test_the_last_path_is_kept(journal):
+    journal.save_lease(of_payer())
+    assert journal.last_path(lease_id(1)) is None
+    for path in ("through the relay https://relay.example, 80 ms", "direct to 192.0.2.1:4433, 9 ms"):
+        journal.save_path(lease_id(1), path)
+        assert journal.last_path(lease_id(1)) == path
+
+
 def test_receipts_come_newest_first(journal):
     for n in (1, 3, 2):
         journal.save_lease(of_payee(n))

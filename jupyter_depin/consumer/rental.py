@@ -20,7 +20,7 @@ from jupyter_depin.consumer.ending import confirmed, why_pending
 from jupyter_depin.consumer.launching import Launching
 from jupyter_depin.consumer.link import Link
 from jupyter_depin.consumer.opening import OpenedLease
-from jupyter_depin.consumer.shown import shown
+from jupyter_depin.consumer.shown import PathNote, shown
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
 from jupyter_depin.drivers.meter import PayerDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
@@ -91,6 +91,7 @@ class Rental:
         offer = opened.offer
         self._lifecycle = Lifecycle(steady_ns(), State.RECONNECTING if recovered else State.STARTING)
         self._since_ns = unix_ns()
+        self._path_note = PathNote(self.channel_id, journal)
         self._driver = TunnelDriver(
             Tunnel(grace_ns=offer.grace_s * NS_PER_SECOND, now=steady_ns(), ping_ns=_PING_NS),
             opens=True,
@@ -330,6 +331,7 @@ class Rental:
             self._changed()
 
     def _changed(self) -> None:
+        self._path_note.take(self._driver)
         self._on_change(self)
 
     def status(self) -> RentalStatus:

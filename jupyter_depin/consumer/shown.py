@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+
 from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.drivers.meter import PayerDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import DepinError
+from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import Lifecycle
 from jupyter_depin.protocol.identity import checksummed
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.status import RentalStatus, settled
+
+log = logging.getLogger(__name__)
+
+
+class PathNote:
+    """Writes down how a rental's provider is reached, for other programs of the user: `jupyter depin rentals`.
+
+    Only a change of the way is written, not every round trip.
+    """
+
+    def __init__(self, channel_id: bytes, journal: Journal) -> None:
+        self._channel_id, self._journal = channel_id, journal
+        self._noted: tuple[bool, str] | None = None
+
+    def take(self, driver: TunnelDriver) -> None:
+        """Look at the way. Called by the rental on every change. Never raises."""
+        path = driver.connection.path() if driver.connection is not None else None
+        if path is None or self._noted == (path.relayed, path.remote):
+            return
+        self._noted = (path.relayed, path.remote)
+        way = "through the relay" if path.relayed else "direct to"
+        try:
+            self._journal.save_path(self._channel_id, f"{way} {path.remote}, {path.rtt_ms:.0f} ms")
+        except DepinError as error:
+            log.info("rental=%s the path was not written down: %s", self._channel_id.hex(), error)
 
 
 def shown(
@@ -54,6 +82,7 @@ def shown(
         bytes_down=driver.bytes_down,
         rtt_ms=path.rtt_ms if path else None,
         relayed=path.relayed if path else None,
+        via=path.remote if path else None,
         receipt=None if receipt is None else settled(receipt),
         since=since_ns / 1e9,
     )

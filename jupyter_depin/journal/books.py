@@ -83,6 +83,15 @@ class Journal(Store):
             EndReason(reason).value, ended_ns or time.time_ns(), served_ns,
         )  # fmt: skip
 
+    def save_path(self, channel_id: bytes, path: str) -> None:
+        """How the lease's node is reached now, in words, for the user's other programs."""
+        self._update(channel_id, "path = ?", path)
+
+    def last_path(self, channel_id: bytes) -> str | None:
+        """How the lease's node was last reached, or None if it never was."""
+        found = self._read("SELECT path FROM lease WHERE channel_id = ?", channel_id)
+        return found[0][0] if found else None
+
     # -- vouchers
 
     def save_voucher(self, voucher: VerifiedVoucher, served_ns: int = 0) -> None:

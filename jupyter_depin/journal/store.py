@@ -32,7 +32,7 @@ CREATE TABLE lease (
     open_by INTEGER NOT NULL,
     ready_ns INTEGER, ended_ns INTEGER, reason TEXT, served_ns INTEGER NOT NULL DEFAULT 0,
     paid TEXT NOT NULL DEFAULT '0', signature BLOB NOT NULL DEFAULT x'', vouchers INTEGER NOT NULL DEFAULT 0,
-    receipt TEXT, owner_pid INTEGER, owner_start REAL
+    receipt TEXT, owner_pid INTEGER, owner_start REAL, path TEXT
 );
 CREATE TABLE chain_transaction (
     channel_id BLOB NOT NULL REFERENCES lease, kind TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (channel_id, kind, id)

@@ -39,8 +39,9 @@ class RentalStatus:
 
     `id`: the lease's channel id, 64 hex digits. `reason`: (stable code, facts) for `paused` and `ended`; the code is
     an `EndReason` or an error's code. Rate in base units per hour; `spent` and `cap` in base units;
-    `served_ns` nanoseconds. `relayed`: whether the link goes over a relay (None: unknown). `since`: Unix seconds at
-    which `state` began (None: unknown).
+    `served_ns` nanoseconds. `relayed`: whether the link goes over a relay, `via`: that relay's URL or the provider's
+    `ip:port`, `rtt_ms`: its round-trip time (None: there is no link). `since`: Unix seconds at which `state` began
+    (None: unknown).
     """
 
     id: str
@@ -60,6 +61,7 @@ class RentalStatus:
     bytes_down: int
     rtt_ms: float | None = None
     relayed: bool | None = None
+    via: str | None = None
     receipt: Settled | None = None
     since: float | None = None
 

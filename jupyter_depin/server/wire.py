@@ -76,6 +76,7 @@ def status_to_json(status: RentalStatus) -> dict[str, Any]:
         "bytes_down": status.bytes_down,
         "rtt_ms": status.rtt_ms,
         "relayed": status.relayed,
+        "via": status.via,
         "receipt": None
         if status.receipt is None
         else {name: value if value is None else str(value) for name, value in status.receipt.items()},

@@ -5,7 +5,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 import { formatBytes, formatClock, remainingNs, servedNow } from './format';
-import { amount, duration, finalAmount, rate, shape, stateSentence } from './messages';
+import { amount, duration, finalAmount, link, rate, shape, stateSentence } from './messages';
 import type { ICurrentRental, IRental, IRentals } from './tokens';
 import { useNow } from './clock';
 
@@ -14,12 +14,6 @@ export interface IDetailsProps {
   now: number;
   trans: TranslationBundle;
   stop: (rental: IRental) => void;
-}
-
-function link(trans: TranslationBundle, rental: IRental): string {
-  const path =
-    rental.relayed === null ? trans.__('link') : rental.relayed ? trans.__('through a relay') : trans.__('direct');
-  return rental.rttMs === null ? path : trans.__('%1, %2 ms', path, String(Math.round(rental.rttMs)));
 }
 
 function short(address: string): string {
@@ -46,7 +40,7 @@ export function Details({ rental, now, trans, stop }: IDetailsProps): JSX.Elemen
     rows.push([trans.__('Transaction'), short(rental.receipt.transaction), rental.receipt.transaction]);
   }
   if (!over) {
-    rows.push([trans.__('Link'), link(trans, rental)]);
+    rows.push([trans.__('Link'), link(trans, rental), rental.via ?? undefined]);
   }
   rows.push([
     trans.__('Data'),

@@ -223,3 +223,10 @@ export function reason(trans: TranslationBundle, why: ICoded | null, fallback = 
       return fallback || trans.__('The reason has the code %1.', why?.code ?? '');
   }
 }
+
+/** Which way the data goes, and how long there and back takes. */
+export function link(trans: TranslationBundle, rental: IRental): string {
+  const path =
+    rental.relayed === null ? trans.__('link') : rental.relayed ? trans.__('through a relay') : trans.__('direct');
+  return rental.rttMs === null ? path : trans.__('%1, %2 ms', path, String(Math.round(rental.rttMs)));
+}

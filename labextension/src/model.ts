@@ -97,6 +97,7 @@ function parse(wire: IWireRental, known: IRental | undefined, now: number): IRen
     bytesDown: wire.bytes_down,
     rttMs: wire.rtt_ms,
     relayed: wire.relayed,
+    via: wire.via,
     receipt: parseReceipt(wire),
     reportedAt: now,
     stateBeganAt: wire.state_age_s === null ? sameState : now - wire.state_age_s * 1000

@@ -38,6 +38,7 @@ export interface IWireRental {
   readonly bytes_down: number;
   readonly rtt_ms: number | null;
   readonly relayed: boolean | null;
+  readonly via: string | null;
   readonly receipt: Readonly<Record<string, string | null>> | null;
 }
 
@@ -67,6 +68,7 @@ export interface IRental {
   readonly bytesDown: number;
   readonly rttMs: number | null;
   readonly relayed: boolean | null;
+  readonly via: string | null;
   readonly receipt: IReceipt | null;
   /** When this report came, in ms of the page's clock. */
   readonly reportedAt: number;

@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from jupyter_depin.cli import main
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.errors import ChainUnreachable, KernelStartFailed, LeaseEnded, SettlementPending
 from jupyter_depin.journal import Journal
@@ -28,6 +29,23 @@ async def running(w, **options):
 
 
 # -- the ordinary life
+
+
+async def test_the_path_is_shown_and_another_program_can_read_it(world, capsys):
+    async with world() as w:
+        agent = await w.start_agent()
+        rental = await w.rent()
+        await w.launch(rental)
+        (place,) = agent.ticket.address.direct
+        status = rental.status()
+        assert (status.relayed, status.via, status.rtt_ms) == (False, place, 0)
+        assert w.journal.last_path(rental.channel_id) == f"direct to {place}, 0 ms"
+        assert main(["rentals", "--home", str(w.config.home)]) == 0
+        assert f"open, direct to {place}, 0 ms" in capsys.readouterr().out
+        w.cut()
+        await w.clock.until(lambda: rental.status().state == "reconnecting")
+        status = rental.status()
+        assert (status.relayed, status.via, status.rtt_ms) == (None, None, None)
 
 
 async def test_a_rental_from_offer_to_receipt(world):

@@ -58,6 +58,7 @@ def wire() -> Callable[..., dict[str, Any]]:
             "bytes_down": 0,
             "rtt_ms": None,
             "relayed": None,
+            "via": None,
             "receipt": None,
         }
         return given | changes

@@ -32,6 +32,15 @@ def test_the_bar_tells_the_state(front_end, wire, changes, shown):
     assert front_end("bar", [{"wire": wire(**changes), "at": 0, "now": 0}]) == [shown]
 
 
+def test_the_way_of_the_data_is_told(front_end, wire):
+    ways = [
+        wire(relayed=False, via="198.51.100.7:7979", rtt_ms=12.4),
+        wire(relayed=True, via="https://relay.example", rtt_ms=80),
+        wire(),
+    ]
+    assert front_end("link", ways) == ["direct, 12 ms", "through a relay, 80 ms", "link"]
+
+
 def test_a_screen_reader_gets_full_sentences(front_end, wire):
     running = {"wire": wire(), "at": 0, "now": 0}
     assert front_end("label", [running]) == [

@@ -66,6 +66,7 @@ class FakeRentals:
             "bytes_down": 6_789_000,
             "rtt_ms": 38.4,
             "relayed": False,
+            "via": "198.51.100.7:7979",
         }
         status = RentalStatus(**given | changes)
         return self._tell(status)
