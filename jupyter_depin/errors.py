@@ -17,7 +17,8 @@ _MOST_FACTS = 8
 _LONGEST_FACT = 200
 
 
-def _printed(text: str) -> str:
+def printed(text: str) -> str:
+    """What another party wrote, as it may go to a terminal, a page or a log: short, and nothing that is not printed."""
     return "".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_FACT])
 
 
@@ -51,11 +52,11 @@ class DepinError(Exception):
         sentence about those would be believed. Its facts are bounded and go to terminals and pages, so that they hold
         nothing that is not printed.
         """
-        known = {_printed(name): _printed(value) for name, value in list(facts.items())[:_MOST_FACTS]}
+        known = {printed(name): printed(value) for name, value in list(facts.items())[:_MOST_FACTS]}
         kind = DepinError._by_code.get(code)
         if kind is None or not issubclass(kind, (LeaseError, SandboxError, PaymentError)):
             said = ", ".join(f"{name}: {value}" for name, value in known.items())
-            return LeaseRefused(reason=_printed(f"{_printed(code)} ({said})" if said else code))
+            return LeaseRefused(reason=printed(f"{printed(code)} ({said})" if said else code))
         return kind(**known)
 
 

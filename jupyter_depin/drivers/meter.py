@@ -13,7 +13,7 @@ from collections.abc import Callable
 import anyio
 
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
-from jupyter_depin.errors import DepinError, VoucherRefused
+from jupyter_depin.errors import DepinError, VoucherRefused, printed
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, verify_voucher
 from jupyter_depin.meter.events import (
@@ -214,7 +214,7 @@ class PayerDriver:
         self._on_change = on_change
         self._started = self._resting = False
         self._newest: VerifiedVoucher | None = None
-        self._told_too_high = False
+        self._told_too_high = self._told_refused = False
         self.served_ns = 0
         self.refused = ""
 
@@ -255,8 +255,8 @@ class PayerDriver:
             case VoucherTaken():
                 self.refused = ""
             case VoucherNotTaken():
-                self.refused = word.reason
-                log.warning("rental=%s %s", self._channel_id.hex(), VoucherRefused(reason=word.reason))
+                self.refused = printed(word.reason)
+                self._tell_refused()
         if before != (self.paid, self.served_ns, self.refused):
             self._on_change()
 
@@ -287,6 +287,11 @@ class PayerDriver:
                 "rental=%s the provider claims %d ns where %d are possible",
                 self._channel_id.hex(), event.claimed_ns, event.allowed_ns,
             )  # fmt: skip
+
+    def _tell_refused(self) -> None:
+        if not self._told_refused:
+            self._told_refused = True
+            log.warning("rental=%s %s", self._channel_id.hex(), VoucherRefused(reason=self.refused))
 
     def _sign(self, amount: Amount) -> VerifiedVoucher:
         # The same claim again costs neither a signature nor a write.

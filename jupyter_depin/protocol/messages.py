@@ -14,6 +14,15 @@ from jupyter_depin.protocol.identity import Address, address
 from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms
 from jupyter_depin.protocol.money import Amount
 
+_LONGEST_ID = 200
+
+
+def _transaction(name: str) -> None:
+    """Check a transaction's id: it goes into journals and receipts, and people copy it into other programs."""
+    if len(name) > _LONGEST_ID or not (name.isascii() and name.isprintable()):
+        raise ConfigError(detail=f"a transaction with an id of {len(name)} characters")
+
+
 # -- handshake
 
 
@@ -68,6 +77,9 @@ class LeaseOpened(msgspec.Struct, frozen=True, tag="opened"):
     """The channel is open; `transaction` says where."""
 
     transaction: str
+
+    def __post_init__(self) -> None:
+        _transaction(self.transaction)
 
 
 class AttachTunnel(msgspec.Struct, frozen=True, tag="attach"):
@@ -183,6 +195,9 @@ class Settled(msgspec.Struct, frozen=True, tag="settled"):
 
     amount: Amount
     transaction: str
+
+    def __post_init__(self) -> None:
+        _transaction(self.transaction)
 
 
 class SettleFailed(msgspec.Struct, frozen=True, tag="settle-failed"):

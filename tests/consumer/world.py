@@ -296,28 +296,29 @@ class World:
         return self.agents[0].ticket.address.node if name == "provider" else self.endpoint.node
 
 
+@asynccontextmanager
+async def living(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """A world in a folder of its own: everything ends with the block, and the loop has its own clock again."""
+    clock = Clock()
+    with monkeypatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] in ("jupyter_depin", "provider_kernel"):
+                for reading in ("steady_ns", "unix_ns", "unix_now"):
+                    if hasattr(module, reading):
+                        patch.setattr(module, reading, getattr(clock, reading))
+        patch.setattr(asyncio.get_running_loop(), "time", clock.seconds, raising=False)
+        async with anyio.create_task_group() as time:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    yield World(folder, clock, tasks)
+                finally:
+                    tasks.cancel_scope.cancel()
+                    # Whatever says goodbye now may need some time for it.
+                    time.start_soon(clock.wait, 300)
+            time.cancel_scope.cancel()
+
+
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`async with world() as w`: everything ends with the block, and the loop has its own clock again."""
-
-    @asynccontextmanager
-    async def living() -> AsyncIterator[World]:
-        clock = Clock()
-        with monkeypatch.context() as patch:
-            for name, module in list(sys.modules.items()):
-                if name.partition(".")[0] in ("jupyter_depin", "provider_kernel"):
-                    for reading in ("steady_ns", "unix_ns", "unix_now"):
-                        if hasattr(module, reading):
-                            patch.setattr(module, reading, getattr(clock, reading))
-            patch.setattr(asyncio.get_running_loop(), "time", clock.seconds, raising=False)
-            async with anyio.create_task_group() as time:
-                async with anyio.create_task_group() as tasks:
-                    try:
-                        yield World(tmp_path_factory.mktemp("w"), clock, tasks)
-                    finally:
-                        tasks.cancel_scope.cancel()
-                        # Whatever says goodbye now may need some time for it.
-                        time.start_soon(clock.wait, 300)
-                time.cancel_scope.cancel()
-
-    return living
+    """`async with world() as w`."""
+    return lambda: living(tmp_path_factory.mktemp("w"), monkeypatch)

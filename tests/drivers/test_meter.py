@@ -14,7 +14,7 @@ from jupyter_depin.errors import JournalUnavailable
 from jupyter_depin.keys import Wallet, recover
 from jupyter_depin.protocol.identity import NodeId
 from jupyter_depin.protocol.market import Offer
-from jupyter_depin.protocol.messages import ServedClaim, VoucherGiven
+from jupyter_depin.protocol.messages import ServedClaim, VoucherGiven, VoucherNotTaken
 from jupyter_depin.protocol.money import Amount, Rate
 from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
 
@@ -104,3 +104,12 @@ def test_a_voucher_that_could_not_be_written_is_not_sent_the_next_time_either(re
     renter.books.failure = None
     renter.claim(5)
     assert renter.books.vouchers == [500]
+
+
+def test_a_refusal_is_shown_in_bounds_and_told_once(renter, caplog):
+    for i in range(1000):
+        renter.driver.receive(VoucherNotTaken(Amount(1), f"{i}\x1b[2J\u202e" + "x" * 10_000))
+    assert renter.driver.refused.isprintable()
+    assert len(renter.driver.refused) == 200
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()

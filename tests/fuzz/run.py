@@ -32,11 +32,14 @@ def knock(door: Door, outcome: Outcome) -> None:
         outcome.refused[door.name] += 1
         door.shut()
     except Exception as error:
-        outcome.wrong.setdefault(
-            f"{door.name}: {type(error).__name__}: {str(error)[:200]}",
-            "".join(traceback.format_exception(error)[-4:]),
-        )
+        told(outcome, door.name, error)
         door.shut()
+
+
+def told(outcome: Outcome, name: str, error: Exception) -> None:
+    """Note what should not have been raised."""
+    what = f"{name}: {type(error).__name__}: {str(error)[:200]}"
+    outcome.wrong.setdefault(what, "".join(traceback.format_exception(error)[-4:]))
 
 
 def plain(frames: int, seed: int) -> Outcome:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from jupyter_depin.errors import (
+    ConfigError,
     DepinError,
     LeaseRefused,
     NoFreeSlot,
@@ -219,3 +220,12 @@ def test_an_unknown_refusal_is_a_refusal():
 
 def test_a_peer_cannot_make_us_blame_ourselves():
     assert isinstance(DepinError.from_wire("LocalProtocolError", {"detail": "x"}), LeaseRefused)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 201, "0xabc\x1b[2J", "0xé"], ids=["long", "moves the cursor", "not ascii"]
+)
+@pytest.mark.parametrize("word", [LeaseOpened, Settled])
+def test_a_transactions_id_is_short_and_printed(word, name):
+    with pytest.raises(ConfigError):
+        word(*([Amount(1)] if word is Settled else []), name)
