@@ -79,6 +79,14 @@ class MessageTooBig(ProtocolError):
     """A message of {size} bytes in {parts} parts was left out: {limit} bytes in {most} parts can pass at a time. Send less at once."""
 
 
+class OutputNotKept(ProtocolError):
+    """{messages} messages ({size}) that the kernel printed while the connection was down did not fit into the provider's journal and are missing here."""
+
+
+class OutputGivenUp(ProtocolError):
+    """{messages} messages ({size}) of the kernel before this one were not delivered yet when it was started again. They are missing here."""
+
+
 # -- transport: the link
 
 

@@ -55,6 +55,7 @@ from provider_kernel.config import ProviderConfig
 from provider_kernel.farewells import Farewells
 from provider_kernel.observer import receive
 from provider_kernel.offers import OfferBook
+from provider_kernel.output import OutputJournals
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.tenancy import Tenancy
 from provider_kernel.visitors import HANDSHAKE_S, Promise, Visitor
@@ -94,6 +95,7 @@ class Agent:
         self._visitors: list[Visitor] = []
         self._tenancies: dict[bytes, Tenancy] = {}
         self._farewells = Farewells()
+        self._outputs = OutputJournals(config.output_root, *config.output_room)
         self._opening: set[bytes] = set()
         self._collector = Collector(ledger, wallet, journal, self._tenancies, self._serves)
         self._stopping = anyio.Event()
@@ -115,8 +117,7 @@ class Agent:
             with anyio.move_on_after(_WIND_DOWN_S):
                 for tenancy in list(self._tenancies.values()):
                     await tenancy.finished.wait()
-                    with anyio.move_on_after(_GOODBYE_S):
-                        await tenancy.heard()
+                    await tenancy.heard(_GOODBYE_S)
             tasks.cancel_scope.cancel()
         await self._endpoint.close()
 
@@ -319,6 +320,7 @@ class Agent:
             journal=self._journal,
             collect=self._collector.collect,
             trusted=peer in self._trusted,
+            backlog=self._outputs.of(channel_id),
         )
         self._slots[promise.slot] = tenancy
         self._tenancies[channel_id] = tenancy
@@ -392,3 +394,4 @@ class Agent:
         for record in self._journal.open_leases("payee"):
             self._journal.end(record.channel_id, EndReason.PROVIDER_LOST_KERNEL.value, record.served_ns)
         shutil.rmtree(self._config.kernel_root, ignore_errors=True)
+        self._outputs.clear()

@@ -12,6 +12,7 @@
     trusted_wallets = ["0x…"]                         # payers that are welcome without a sandbox
     accept_strangers_without_a_sandbox = false
     kernels = "/run/depin"                            # for the kernels' folders; by default in the agent's
+    output_mb = 64                                    # of what a kernel prints while its renter is away
 
 Plain frozen values go down from here; nothing below reads a file or the environment.
 """
@@ -60,6 +61,9 @@ class ProviderConfig:
     memory_mb: int = 4096
     processes: int = 512
     kernels: str = ""
+    output_mb: int = 64
+    output_hours: int = 24
+    output_total_mb: int = 1024
 
     def __post_init__(self) -> None:
         if self.sandbox not in get_args(SandboxName):
@@ -74,6 +78,8 @@ class ProviderConfig:
                 raise ConfigError(
                     detail=f"{name} is {getattr(self, name)}; no renter takes more than {limit}"
                 )
+        if not 0 < self.output_mb <= self.output_total_mb or self.output_hours <= 0:
+            raise ConfigError(detail="0 < output_mb ≤ output_total_mb, and output_hours above 0")
         for name in ("rate_per_hour", "stake"):
             if not _AMOUNT.fullmatch(getattr(self, name)):
                 raise ConfigError(
@@ -114,6 +120,16 @@ class ProviderConfig:
         # A name of its own: others may have things there, another agent among them.
         own = hashlib.blake2s(str(self.home.absolute()).encode(), digest_size=4).hexdigest()
         return self.path(self.kernels) / f"depin-{own}"
+
+    @property
+    def output_root(self) -> Path:
+        """Where output is kept for renters who are away, out of the kernels' sight. The agent clears it when it starts."""
+        return self.path("output")
+
+    @property
+    def output_room(self) -> tuple[int, int, int]:
+        """How much of it is kept: bytes for one kernel, bytes for all of them, seconds."""
+        return self.output_mb << 20, self.output_total_mb << 20, self.output_hours * 3600
 
     def kernel_folder(self, channel_id: bytes) -> Path:
         """A kernel's own folder. Its name is short, for the paths of the sockets in it have a narrow limit."""

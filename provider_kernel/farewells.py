@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import anyio
-
 from provider_kernel.tenancy import Tenancy
 
 MOST_HELD = 256 << 20
@@ -23,8 +21,9 @@ class Farewells:
         while sum(each.driver.tunnel.held for each in self._waiting) > MOST_HELD:
             self._waiting.pop(0).driver.close()
         # The consumer may be cut off just now.
-        with anyio.move_on_after(tenancy.offer.grace_s):
-            await tenancy.heard()
-        tenancy.driver.close()
-        if tenancy in self._waiting:
-            self._waiting.remove(tenancy)
+        try:
+            await tenancy.heard(tenancy.offer.grace_s)
+        finally:
+            tenancy.driver.close()
+            if tenancy in self._waiting:
+                self._waiting.remove(tenancy)

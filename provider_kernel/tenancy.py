@@ -22,7 +22,7 @@ from jupyter_depin.drivers.clock import steady_ns
 from jupyter_depin.drivers.handshake import not_launched, unsettled
 from jupyter_depin.drivers.meter import PayeeDriver
 from jupyter_depin.drivers.tunnel import TunnelDriver
-from jupyter_depin.errors import DepinError, LeaseEnded, MessageTooBig, RemoteProtocolError
+from jupyter_depin.errors import DepinError, LeaseEnded, RemoteProtocolError
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.frames import Lane, Part
@@ -36,7 +36,6 @@ from jupyter_depin.protocol.messages import (
     LaunchFailed,
     LeaseFact,
     LeaseOrder,
-    LeftOut,
     Paused,
     Settled,
     Signal,
@@ -47,22 +46,18 @@ from jupyter_depin.protocol.messages import (
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
 from jupyter_depin.protocol.receipt import Receipt
-from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull
+from jupyter_depin.tunnel.backlog import Backlog
+from jupyter_depin.tunnel.events import CaughtUp, Closed, Event, LaneDrained, LaneFull
 from jupyter_depin.tunnel.machine import Tunnel
+from provider_kernel.output import LANE_LIMIT, Output
 from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, SandboxedKernel, remove
 
 log = logging.getLogger(__name__)
 
 _FINAL_VOUCHER_S = 10
 """How long an ended lease waits for the last voucher before it is settled with the newest one."""
-_URGENT_S = 1.0
-"""How long a kernel that was stopped for its output's sake runs on after an interrupt before that is looked at again."""
-_NEWS_S = 1.0
-"""News of output that was left out comes no more often than this."""
-_LANE_LIMIT = 64 << 20
-"""Bytes that a lane holds for the consumer before the kernel is stopped. An interrupt lets it run on up to twice that."""
-_KERNEL_LANES = (Lane.SHELL, Lane.STDIN, Lane.CONTROL, Lane.IOPUB)
-"""What the kernel fills: a hostile one may use any of them to exhaust the owner's memory."""
+_LAST_S = 2
+"""How long a consumer has to hear of the end without all the output before it."""
 _CONTINUE = getattr(signal, "SIGCONT", 0)
 
 Collect = Callable[[bytes], Awaitable[Receipt]]
@@ -71,7 +66,8 @@ Collect = Callable[[bytes], Awaitable[Receipt]]
 class Tenancy:
     """The provider's live object for one lease.
 
-    `trusted`: the consumer is the owner, who may choose the command. `collect` settles on the ledger.
+    `trusted`: the consumer is the owner, who may choose the command. `collect` settles on the ledger. `backlog` keeps
+    output while the consumer is away.
     """
 
     def __init__(
@@ -87,15 +83,24 @@ class Tenancy:
         journal: Journal,
         collect: Collect,
         trusted: bool,
+        backlog: Backlog,
     ) -> None:
         self.channel_id, self.terms, self.offer = channel_id, terms, offer
         self._sandbox, self._limits, self._folder = sandbox, limits, folder
         self._journal, self._collect, self._trusted = journal, collect, trusted
         self.driver = TunnelDriver(
-            Tunnel(grace_ns=offer.grace_s * NS_PER_SECOND, now=steady_ns(), limit=_LANE_LIMIT),
+            Tunnel(
+                grace_ns=offer.grace_s * NS_PER_SECOND,
+                now=steady_ns(),
+                limit=LANE_LIMIT,
+                backlogs={Lane.IOPUB: backlog},
+            ),
             opens=False,
             on_message=self._received,
             on_event=self._tunnel_event,
+        )
+        self._output = Output(
+            self.driver, backlog, lambda stop: self._stop_for("output", stop and not self.ended)
         )
         self._meter = PayeeDriver(
             offer=offer,
@@ -116,7 +121,6 @@ class Tenancy:
         self._epoch = self._ordered_epoch = 0
         self._stopped_for: set[str] = set()
         self._signals: dict[int, None] = {}
-        self._told_left_out = False
         self._over = anyio.Event()
         self._reason: EndReason | None = None
         self.slot_free = anyio.Event()
@@ -163,7 +167,7 @@ class Tenancy:
             await self._destroy_kernel()
         with self._despite("its end was not written down"):
             self._journal.end(self.channel_id, reason.value, served_ns)
-        self._say(Ended(reason.value, served_ns))
+        self._output.last(Ended(reason.value, served_ns))
         self.slot_free.set()
         with anyio.move_on_after(_FINAL_VOUCHER_S):
             await self._meter.final_voucher()
@@ -171,7 +175,7 @@ class Tenancy:
             receipt = await self._collect(self.channel_id)
         except DepinError as error:
             log.warning("lease=%s is not settled yet: %s", self.channel_id.hex(), error)
-            self._say(unsettled(error))
+            self._output.last(unsettled(error))
         else:
             self.settled(receipt)
 
@@ -191,15 +195,19 @@ class Tenancy:
         except Exception:
             log.exception("lease=%s: %s", self.channel_id.hex(), failure)
 
-    async def heard(self) -> None:
+    async def heard(self, patience_s: float) -> None:
         """Wait until the consumer has taken everything that was said to it. Called by the agent after `run`."""
-        await self.driver.taken(Lane.LEASE)
+        with anyio.move_on_after(patience_s):
+            await self.driver.taken(Lane.IOPUB)
+            await self.driver.taken(Lane.LEASE)
+        if self._output.hurry():
+            with anyio.move_on_after(_LAST_S):
+                await self.driver.taken(Lane.LEASE)
 
     def settled(self, receipt: Receipt) -> None:
         """Tell the consumer. Called also by the agent, when a later attempt to collect came through."""
-        self._say(
-            Settled(receipt.collected_on_chain, receipt.transactions[-1].id if receipt.transactions else "")
-        )
+        transaction = receipt.transactions[-1].id if receipt.transactions else ""
+        self._output.last(Settled(receipt.collected_on_chain, transaction))
 
     # -- the kernel
 
@@ -207,6 +215,7 @@ class Tenancy:
         async for order in self._orders:
             self._meter.rest()
             await self._destroy_kernel()
+            self._output.restarted()
             self._epoch = order.epoch
             try:
                 await self._start_kernel(order)
@@ -234,7 +243,7 @@ class Tenancy:
             self._kernel = kernel = await self._sandbox.start(command, folder=folder, limits=self._limits)
             sockets = kernel.sockets
             endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
-            self._channels = KernelSide(endpoints, self._said)
+            self._channels = KernelSide(endpoints, self._output.said)
         except BaseException:
             # Nobody would ever use it, pay for it, or stop it.
             with anyio.CancelScope(shield=True):
@@ -251,7 +260,7 @@ class Tenancy:
         # The last output is read before the end is told.
         while self._channels is not None and epoch == self._epoch and self._channels.pending():
             await anyio.lowlevel.checkpoint()
-        self._say(KernelExited(epoch, status, kernel.stderr_tail()))
+        self._output.last(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:
         self._signals.clear()
@@ -272,42 +281,6 @@ class Tenancy:
         if cause == "arrears":
             self._say(Paused(cause) if stop else Unpaused())
 
-    # -- what the kernel says
-
-    def _said(self, lane: Lane, parts: Sequence[Part]) -> None:
-        try:
-            self.driver.send(lane, *parts)
-        except MessageTooBig as error:
-            log.info("lease=%s %s", self.channel_id.hex(), error)
-            self._tell_left_out(LeftOut(sum(map(len, parts)), len(parts)))
-        if not self._has_room():
-            # It may run because of an interrupt.
-            self._look_at_output()
-
-    def _tell_left_out(self, news: LeftOut) -> None:
-        # A kernel must not fill the lane with such news.
-        if not self._told_left_out:
-            self._told_left_out = True
-            self.driver.later(_NEWS_S, lambda: setattr(self, "_told_left_out", False))
-            self._say(news)
-
-    def _has_room(self) -> bool:
-        """Whether a kernel that fills a lane may run on for an interrupt's sake."""
-        return self.driver.tunnel.held < 2 * _LANE_LIMIT
-
-    def _let_through(self) -> None:
-        # An interrupt must reach a kernel that stands still because its output is not read fast enough.
-        if "output" in self._stopped_for and self._has_room():
-            self._stop_for("output", False)
-            self.driver.later(_URGENT_S, self._look_at_output)
-
-    def _look_at_output(self) -> None:
-        if self._overfull() and not self.ended:
-            self._stop_for("output", True)
-
-    def _overfull(self) -> bool:
-        return any(self.driver.tunnel.full(lane) for lane in _KERNEL_LANES)
-
     # -- what arrives
 
     def _received(self, lane: Lane, parts: Sequence[Part]) -> None:
@@ -317,7 +290,7 @@ class Tenancy:
             self._meter.receive(decode_to_payee(bytes(parts[0])))
         elif self._channels is not None and int.from_bytes(parts[0], "big") == self._epoch and len(parts) > 2:
             if lane is Lane.CONTROL:
-                self._let_through()
+                self._output.let_through()
             self._channels.deliver(lane, parts[1:])
 
     def _ordered(self, order: LeaseOrder) -> None:
@@ -340,9 +313,10 @@ class Tenancy:
                         ) from error
             case Signal():
                 if self._kernel is not None and order.epoch == self._epoch and 0 < order.signum < signal.NSIG:
-                    self._let_through()
+                    self._output.let_through()
                     self._signal_soon(order.signum)
             case End():
+                self._output.end_asked()
                 known = {reason.value: reason for reason in EndReason}
                 self.end(known.get(order.reason, EndReason.STOPPED_BY_USER))
 
@@ -363,10 +337,11 @@ class Tenancy:
     def _tunnel_event(self, event: Event) -> None:
         match event:
             case LaneFull():
-                self._look_at_output()
+                self._output.look()
             case LaneDrained():
-                if not self._overfull():
-                    self._stop_for("output", False)
+                self._output.drained()
+            case CaughtUp():
+                self._output.hurry()
             case Closed(expired=True):
                 self.end(EndReason.UNREACHABLE)
             case _:

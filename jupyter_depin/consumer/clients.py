@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jupyter_depin.channels import ClientSide
-from jupyter_depin.errors import DepinError
+from jupyter_depin.errors import DepinError, OutputGivenUp, OutputNotKept, RemoteProtocolError
 from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
+from jupyter_depin.protocol.messages import decode_output
 
 
 class Clients:
@@ -41,7 +42,9 @@ class Clients:
 
     def deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
         """Hand a kernel's message to the clients."""
-        if self._side is not None:
+        if lane is Lane.IOPUB and len(parts) == 1:
+            self._missing(bytes(parts[0]))
+        elif self._side is not None:
             self._side.deliver(lane, parts)
 
     def tell(self, error: DepinError) -> None:
@@ -53,6 +56,15 @@ class Clients:
         """Stop or go on taking clients' messages of one lane."""
         if self._side is not None:
             self._side.pause(lane, paused)
+
+    def _missing(self, data: bytes) -> None:
+        try:
+            word = decode_output(data)
+        except RemoteProtocolError:
+            # A kernel may say anything; a message of one part is none of Jupyter's.
+            return
+        kind = OutputGivenUp if word.restarted else OutputNotKept
+        self.tell(kind(messages=f"{word.messages:,}", size=f"{word.size / 1e6:,.1f} MB"))
 
     def close(self) -> None:
         """Close their sockets. May be called twice."""

@@ -244,14 +244,29 @@ class VoucherNotTaken(msgspec.Struct, frozen=True, tag="not-taken"):
 
 ToPayer = ServedClaim | VoucherTaken | VoucherNotTaken
 
+# -- the iopub lane, between the kernel's own messages: a word of ours is a message of one part, which theirs never are
+
+
+class OutputMissing(msgspec.Struct, frozen=True, tag="output-missing"):
+    """In the place of messages that the kernel said while the consumer was away, and that could not be kept.
+
+    `restarted`: they were given up because another kernel took its place.
+    """
+
+    messages: int
+    size: int
+    restarted: bool = False
+
+
 _encode = msgspec.json.Encoder().encode
 _order = msgspec.json.Decoder(LeaseOrder).decode
 _fact = msgspec.json.Decoder(LeaseFact).decode
+_output = msgspec.json.Decoder(OutputMissing).decode
 _payer = msgspec.json.Decoder(ToPayer).decode
 _payee = msgspec.json.Decoder(VoucherGiven).decode
 
 
-def encode(word: LeaseOrder | LeaseFact | ToPayer | VoucherGiven) -> bytes:
+def encode(word: LeaseOrder | LeaseFact | ToPayer | VoucherGiven | OutputMissing) -> bytes:
     """A word as the one part of a lane's message."""
     return _encode(word)
 
@@ -265,6 +280,12 @@ def decode_order(data: bytes) -> LeaseOrder:
 def decode_fact(data: bytes) -> LeaseFact:
     """What the provider says on the lease lane. Raises `RemoteProtocolError`."""
     word: LeaseFact = decode_checked(_fact, data)
+    return word
+
+
+def decode_output(data: bytes) -> OutputMissing:
+    """What the provider says on the iopub lane. Raises `RemoteProtocolError`."""
+    word: OutputMissing = decode_checked(_output, data)
     return word
 
 

@@ -68,10 +68,17 @@ class LaneDrained:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """The peer was away and has taken by now everything that was said on a lane meanwhile and since."""
+
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The tunnel is over: its peer stayed away longer than the grace, or it was closed here."""
 
     expired: bool
 
 
-Event = Message | Opened | Doubtful | Heard | Silent | LaneFull | LaneDrained | Closed
+Event = Message | Opened | Doubtful | Heard | Silent | LaneFull | LaneDrained | Closed | CaughtUp

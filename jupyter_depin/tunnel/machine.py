@@ -30,6 +30,7 @@ from jupyter_depin.protocol.frames import (
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.tunnel.backlog import Backlog
 from jupyter_depin.tunnel.events import (
+    CaughtUp,
     Closed,
     Doubtful,
     Event,
@@ -158,8 +159,7 @@ class Tunnel:
                 self._events.append(Opened(len(missing), self._kept_by_peer(frame)))
                 for lane in self._backlogs:
                     self._windows[lane].peer_back()
-                    self._out.extend(self._windows[lane].refill())
-                    self._report(self._windows[lane])
+                    self._advance(self._windows[lane])
             case Ack():
                 self._learn(frame)
             case Ping():
@@ -196,7 +196,7 @@ class Tunnel:
         for lane, window in self._windows.items():
             # A lane that was reported full stays so: its source stands still until it hears of the drain.
             its = fresh._windows[lane]
-            its.full = window.full
+            its.full, its.late = window.full, window.late
             for data in window.unacked:
                 its.push(data.parts, data.size)
             fresh._report(its)
@@ -227,6 +227,10 @@ class Tunnel:
         """Whether the peer has taken everything that was sent on a lane."""
         window = self._windows[lane]
         return not window.unacked and (window.backlog is None or not window.backlog.waiting)
+
+    def caught_up(self, lane: Lane) -> bool:
+        """Whether the peer lags no more behind a lane because it was away: all that waited for it was taken."""
+        return not self._windows[lane].late
 
     def full(self, lane: Lane) -> bool:
         """Whether a lane has reported `LaneFull` and not drained since."""
@@ -267,9 +271,15 @@ class Tunnel:
             if window is None:
                 raise RemoteProtocolError(detail=f"a lane numbered {lane}")
             window.acknowledged(count)
-            if window.aside and not window.away:
-                self._out.extend(window.refill())
-            self._report(window)
+            self._advance(window)
+
+    def _advance(self, window: Window) -> None:
+        """The peer has made room on a lane."""
+        if window.aside and not window.away:
+            self._out.extend(window.refill())
+        if window.late and window.caught_up():
+            self._events.append(CaughtUp(window.lane))
+        self._report(window)
 
     def _kept_by_peer(self, frame: Resume) -> dict[Lane, Kept]:
         kept: dict[Lane, Kept] = {}

@@ -27,6 +27,8 @@ class Window:
         self.lane, self._limit, self.backlog = lane, limit, backlog
         self.aside = self.away = backlog is not None
         """Whether a message may have to go to the backlog; whether the peer is away, as far as that matters here."""
+        self.late = False
+        """Whether the peer was away and has not taken everything since."""
         self.unacked: deque[Data] = deque()
         self.held = 0
         self.full = False
@@ -56,7 +58,7 @@ class Window:
 
     def put_aside(self, parts: Sequence[Part], size: int, now: int) -> bool:
         """Give a message to the backlog, unless it may be numbered now. Called where `aside`."""
-        backlog = self.backlog
+        backlog, self.late = self.backlog, True
         if backlog is None or (
             not backlog.waiting and self.away and self.held + size + self.OVERHEAD <= backlog.memory
         ):
@@ -84,6 +86,14 @@ class Window:
     def peer_gone(self) -> None:
         """The peer is away from now on."""
         self.aside = self.away = self.backlog is not None
+        self.late = self.late or (self.aside and bool(self.unacked))
+
+    def caught_up(self) -> bool:
+        """True once when the peer has taken everything since it was away."""
+        if self.aside or self.unacked:
+            return False
+        self.late = False
+        return True
 
     def peer_back(self) -> None:
         """The peer is there, and has said what it took."""

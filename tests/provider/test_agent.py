@@ -58,6 +58,7 @@ from jupyter_depin.protocol.messages import (
 )
 from jupyter_depin.protocol.money import Amount, Rate
 from jupyter_depin.protocol.voucher import Voucher, attach_digest
+from provider_kernel import output as output_module
 from provider_kernel import tenancy as tenancy_module
 from tests.consumer.world import GIFT, PER_SECOND
 
@@ -836,38 +837,42 @@ async def test_a_crowd_of_clients_does_not_use_up_the_machine(world):
         await still_serves(w)
 
 
+def narrow(monkeypatch):
+    """A kernel is stopped when a lane holds 100 kB."""
+    for module in (output_module, tenancy_module):
+        monkeypatch.setattr(module, "LANE_LIMIT", 100_000)
+
+
 @pytest.mark.parametrize(
     "lane", [Lane.SHELL, Lane.STDIN, Lane.CONTROL, Lane.IOPUB], ids=lambda lane: lane.name
 )
 async def test_a_kernel_that_floods_any_lane_is_stopped_until_that_is_read(world, monkeypatch, lane):
-    monkeypatch.setattr(tenancy_module, "_LANE_LIMIT", 100_000)
+    narrow(monkeypatch)
     async with world() as w:
         rental, kernel, tenancy = await rented(w)
-        w.drop()
-        w.cut()
-        tenancy._said(lane, [b"client", bytes(60_000)])
+        w.network.hold()
+        tenancy._output.said(lane, [b"client", bytes(60_000)])
         assert not kernel.paused
-        tenancy._said(lane, [b"client", bytes(60_000)])
+        tenancy._output.said(lane, [b"client", bytes(60_000)])
         assert kernel.paused
-        w.mend()
+        w.network.release()
         await w.clock.until(lambda: not kernel.paused, within=60)
         assert rental.status().state == "running"
 
 
 async def test_an_interrupt_gets_through_while_there_is_room_and_then_only_as_a_signal(world, monkeypatch):
-    monkeypatch.setattr(tenancy_module, "_LANE_LIMIT", 100_000)
+    narrow(monkeypatch)
     async with world() as w:
         _, kernel, tenancy = await rented(w)
-        w.drop()
-        w.cut()
-        tenancy._said(Lane.IOPUB, [bytes(100_000)])
+        w.network.hold()
+        tenancy._output.said(Lane.IOPUB, [bytes(100_000)])
         assert kernel.paused
         tenancy._ordered(Signal(1, signal.SIGINT))
         assert not kernel.paused
         await w.clock.wait(0.5)
         assert not kernel.paused
         # It uses the second to go on flooding.
-        tenancy._said(Lane.IOPUB, [bytes(100_000)])
+        tenancy._output.said(Lane.IOPUB, [bytes(100_000)])
         assert kernel.paused
         for _ in range(3):
             tenancy._ordered(Signal(1, signal.SIGINT))

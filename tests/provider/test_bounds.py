@@ -66,7 +66,7 @@ async def test_the_output_of_ended_leases_is_kept_within_bounds(world, monkeypat
             await w.launch(rental)
             (tenancy,) = (t for t in w.agents[0]._tenancies.values() if not t.ended)
             w.cut()
-            tenancy._said(Lane.IOPUB, [bytes(100_000)])
+            tenancy._output.said(Lane.IOPUB, [bytes(100_000)])
             tenancy.end(EndReason.PROVIDER_STOPPED)
             await w.clock.wait(11)
             tenancies.append(tenancy)
@@ -88,7 +88,7 @@ async def test_thousands_of_buffers_in_one_message_pass(world, monkeypatch):
     monkeypatch.setattr(ClientSide, "deliver", lambda self, lane, parts: got.append(len(parts)))
     async with world() as w:
         _, _, tenancy = await rented(w)
-        tenancy._said(Lane.IOPUB, [b"x"] * 5000)
+        tenancy._output.said(Lane.IOPUB, [b"x"] * 5000)
         await w.clock.wait(1)
         assert got == [5000]
 
@@ -104,8 +104,8 @@ async def test_a_message_that_is_too_big_is_left_out_and_told(world, monkeypatch
     async with world() as w:
         rental, _, tenancy = await rented(w)
         for _ in range(times):
-            tenancy._said(Lane.IOPUB, [b""] * (MAX_PARTS + 1))
-        tenancy._said(Lane.IOPUB, [b"what", b"follows"])
+            tenancy._output.said(Lane.IOPUB, [b""] * (MAX_PARTS + 1))
+        tenancy._output.said(Lane.IOPUB, [b"what", b"follows"])
         await w.clock.wait(60)
         assert got == [[b"what", b"follows"]]
         assert rental.status().state == "running"
