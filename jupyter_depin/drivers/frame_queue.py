@@ -2,6 +2,10 @@
 
 Pieces that are put in one turn of the loop leave together at its end, and from there, without a task that would have to
 be woken for it; only what the stream does not take at once is waited for, by the task in `run`.
+
+A thrifty queue compresses what leaves it, at the moment at which it leaves: whatever waits for a narrow link by then is
+one batch. Compressing at the entrance was rejected: it would flush for each message, and what a cut makes worthless
+would have been compressed for nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice, takewhile
 
 from jupyter_depin.errors import DepinError
+from jupyter_depin.protocol.compressed import MAX_COMPRESSED, Compressor
 from jupyter_depin.protocol.frames import Part
 from jupyter_depin.transport import Stream
 
@@ -21,7 +27,10 @@ _AT_ONCE = 16
 
 
 class FrameQueue:
-    """Pieces for one stream, in order. `size`: bytes that wait; `written`: bytes that were handed over so far."""
+    """Pieces for one stream, in order. `size`: bytes that wait; `written`: bytes that were handed over so far.
+
+    `spared`: bytes that compression kept from being written. `thrifty`: whether it compresses; may be set at any time.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,11 +39,27 @@ class FrameQueue:
         self._due = False
         self._stuck: asyncio.Event = asyncio.Event()
         self._failure: DepinError | None = None
-        self.size = self.written = 0
+        self._thrifty = self._compresses = False
+        self._stretch: Compressor | None = None
+        self.size = self.written = self.spared = 0
+
+    @property
+    def thrifty(self) -> bool:
+        """Whether what is written from here on is compressed."""
+        return self._thrifty
+
+    @thrifty.setter
+    def thrifty(self, on: bool) -> None:
+        self._thrifty = on
+        self._compresses = on or self._stretch is not None
 
     def put(self, pieces: Sequence[Part]) -> None:
-        """Add pieces behind the others."""
-        self._pieces.extend(pieces)
+        """Add the pieces of one message behind the others; the first of them is `bytes`."""
+        if len(pieces) == 1:
+            self._pieces.append(pieces[0])
+        else:
+            # Only a message begins with `bytes` from here on: that is how its beginning is found again.
+            self._pieces.extend((pieces[0], *[memoryview(piece) for piece in pieces[1:]]))
         self.size += sum(map(len, pieces))
         self._soon()
 
@@ -42,6 +67,7 @@ class FrameQueue:
         """Forget what waits: its connection is gone."""
         self._pieces.clear()
         self.size = 0
+        self._stretch, self._compresses = None, self._thrifty
 
     async def run(self, stream: Stream) -> None:
         """Write to a stream until it fails or the caller is cancelled. Raises what the stream raises."""
@@ -82,6 +108,44 @@ class FrameQueue:
         self._soon()
 
     def _next(self) -> Part:
+        if self._compresses:
+            return self._next_compressed()
+        return self._next_plain()
+
+    def _next_compressed(self) -> Part:
+        stretch = self._stretch
+        if type(self._pieces[0]) is bytes:
+            compress = self._thrifty and self._fits()
+            if stretch is not None and not compress:
+                self._stretch, self._compresses = None, self._thrifty
+                return stretch.end()
+            if stretch is None and compress:
+                stretch = self._stretch = Compressor()
+        if stretch is None:
+            return self._next_plain()
+        batch: list[Part] = []
+        size = 0
+        while self._pieces and size < _JOIN:
+            piece = self._pieces[0]
+            if type(piece) is bytes and batch and not self._fits():
+                break
+            self._pieces.popleft()
+            if len(piece) > _JOIN and type(piece) is memoryview:
+                self._pieces.appendleft(piece[_JOIN:])
+                piece = piece[:_JOIN]
+            batch.append(piece)
+            size += len(piece)
+        self.size -= size
+        packed = stretch.pack(batch)
+        self.spared += size - len(packed)
+        return packed
+
+    def _fits(self) -> bool:
+        """Whether the message that is next may be compressed."""
+        rest = takewhile(lambda piece: type(piece) is not bytes, islice(self._pieces, 1, None))
+        return len(self._pieces[0]) + sum(map(len, rest)) <= MAX_COMPRESSED
+
+    def _next_plain(self) -> Part:
         first = self._pieces.popleft()
         self.size -= len(first)
         if not self._pieces or len(first) >= _JOIN:

@@ -12,16 +12,17 @@ import logging
 from collections.abc import Callable, Sequence
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from jupyter_depin.drivers.clock import steady_ns
 from jupyter_depin.drivers.frame_queue import FrameQueue
 from jupyter_depin.errors import DepinError, RemoteProtocolError
+from jupyter_depin.protocol.compressed import LaneDecoder
 from jupyter_depin.protocol.frames import (
     PRIORITY,
     Control,
     Data,
-    DataDecoder,
     Lane,
     MessageDecoder,
     Part,
@@ -64,6 +65,8 @@ class TunnelDriver:
         self._armed: int | None = None
         self._control = FrameQueue()
         self._lanes = {lane: FrameQueue() for lane in Lane}
+        self._decoders = {lane: LaneDecoder(lane) for lane in Lane}
+        self._spared_down = 0
         self._scope: anyio.CancelScope | None = None
         self._free = anyio.Lock()
         self._newest: Connection | None = None
@@ -92,6 +95,27 @@ class TunnelDriver:
     def bytes_up(self) -> int:
         """Bytes that were handed to the transport so far, over all connections."""
         return self._control.written + sum(queue.written for queue in self._lanes.values())
+
+    @property
+    def thrifty(self) -> bool:
+        """Whether what is sent is compressed. It may be changed at any time; the peer follows."""
+        return self._lanes[Lane.IOPUB].thrifty
+
+    @thrifty.setter
+    def thrifty(self, on: bool) -> None:
+        for queue in self._lanes.values():
+            queue.thrifty = on
+
+    @property
+    def spares(self) -> bool:
+        """Whether either side compresses now."""
+        return self.thrifty or any(decoder.compressed for decoder in self._decoders.values())
+
+    @property
+    def spared(self) -> int:
+        """Bytes that compression has kept off the wire so far, in both directions."""
+        up = sum(queue.spared for queue in self._lanes.values())
+        return up + self._spared_down + sum(decoder.spared for decoder in self._decoders.values())
 
     async def taken(self, lane: Lane) -> None:
         """Wait until the peer has taken everything that was sent on a lane."""
@@ -183,7 +207,8 @@ class TunnelDriver:
         tasks.start_soon(self._read_lane, stream, lane, first)
 
     async def _read_lane(self, stream: Stream, lane: Lane, first: bytes) -> None:
-        decoder = DataDecoder(lane)
+        self._spared_down += self._decoders[lane].spared
+        decoder = self._decoders[lane] = LaneDecoder(lane)
         data = first or await stream.read(_READ)
         while data:
             self._heard(data)
@@ -192,6 +217,12 @@ class TunnelDriver:
             for frame in decoder.feed(data):
                 self.tunnel.receive(frame, steady_ns())
             self._pump()
+            while decoder.more:
+                # Little on the wire may be much here: others have their turns in between.
+                await anyio.lowlevel.checkpoint()
+                for frame in decoder.feed(b""):
+                    self.tunnel.receive(frame, steady_ns())
+                self._pump()
             data = await stream.read(_READ)
         raise RemoteProtocolError(detail=f"the {lane.name} stream ended")
 

@@ -77,6 +77,11 @@ class LaneDecoder:
         self.more = False
         self.spared = 0
 
+    @property
+    def compressed(self) -> bool:
+        """Whether the peer compresses what it sends now."""
+        return self._zstd is not None
+
     def feed(self, data: bytes) -> list[Data]:
         """Take bytes as they come and return frames that they complete. Raises `RemoteProtocolError`."""
         if self._rest:

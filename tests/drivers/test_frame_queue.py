@@ -6,9 +6,15 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from jupyter_depin.drivers import frame_queue
 from jupyter_depin.drivers.frame_queue import FrameQueue
 from jupyter_depin.errors import ConnectionLost
+from jupyter_depin.protocol import compressed
+from jupyter_depin.protocol.compressed import LaneDecoder
+from jupyter_depin.protocol.frames import Data, Lane, Part, encode_data
 
 
 class Narrow:
@@ -147,3 +153,80 @@ def test_a_broken_stream_ends_the_run_and_the_next_one_begins_well(narrow: bool)
         return next_one.wrote
 
     assert anyio.run(main) == [b"b"]
+
+
+# -- thrift
+
+
+def unpacked(wrote: list[bytes]) -> list[list[bytes]]:
+    decoder, frames = LaneDecoder(Lane.IOPUB), []
+    for data in wrote:
+        frames += decoder.feed(data)
+        while decoder.more:
+            frames += decoder.feed(b"")
+    return [[bytes(part) for part in frame.parts] for frame in frames]
+
+
+def message(seq: int, *parts: bytes) -> list[Part]:
+    return encode_data(Data(Lane.IOPUB, seq, parts, sum(map(len, parts))))
+
+
+def test_a_thrifty_queue_compresses_what_waits_as_one_batch():
+    async def scene(queue: FrameQueue, stream: Narrow) -> None:
+        queue.thrifty = True
+        for seq in range(100):
+            queue.put(message(seq, b"the same words again"))
+
+    wrote = play(scene)
+    assert len(wrote) == 1
+    assert len(wrote[0]) < 600
+    assert unpacked(wrote) == [[b"the same words again"]] * 100
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["on", "off", "turn"]),
+            st.lists(st.sampled_from([0, 1, 900, 70_000, 140_000]), min_size=1, max_size=3),
+        ),
+        max_size=20,
+    )
+)
+def test_messages_survive_whatever_is_switched_between_them(steps):
+    """Messages above 100,000 bytes are too big to be compressed here, so the queue leaves its stretch for them."""
+    sent: list[list[bytes]] = []
+
+    async def scene(queue: FrameQueue, stream: Narrow) -> None:
+        for step in steps:
+            if step == "turn":
+                await settle()
+            elif isinstance(step, str):
+                queue.thrifty = step == "on"
+            else:
+                sent.append([bytes([len(sent) % 256]) * size for size in step])
+                queue.put(message(len(sent), *sent[-1]))
+        while queue.size:
+            await anyio.lowlevel.checkpoint()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame_queue, "MAX_COMPRESSED", 100_000)
+        patch.setattr(compressed, "MAX_COMPRESSED", 100_000)
+        wrote = play(scene)
+    assert unpacked(wrote) == sent
+
+
+def test_a_new_connection_begins_with_a_new_context():
+    async def main() -> list[bytes]:
+        queue, first, second = FrameQueue(), Narrow(), Narrow()
+        queue.thrifty = True
+        for stream in (first, second):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(queue.run, stream)
+                queue.put(message(0, b"words"))
+                await settle()
+                tasks.cancel_scope.cancel()
+            queue.clear()
+        return second.wrote
+
+    assert unpacked(anyio.run(main)) == [[b"words"]]

@@ -12,7 +12,7 @@ import pytest
 
 from jupyter_depin.drivers import tunnel as driver_module
 from jupyter_depin.errors import LeaseRefused
-from jupyter_depin.protocol.frames import PRIORITY, Lane, Ping, Pong, Resume, encode_message
+from jupyter_depin.protocol.frames import COMPRESSED, PRIORITY, Lane, Ping, Pong, Resume, encode_message
 from jupyter_depin.transport.memory_connection import MemoryStream
 from jupyter_depin.tunnel.events import Closed, Opened
 
@@ -255,9 +255,12 @@ async def test_a_cut_at_any_byte_loses_and_repeats_nothing(pair, sender):
         assert sizes[:4] == [[4, 0, 0], [7, 0, 0], [200_004, 28_571, 0], [5, 0, 0]]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_two_hundred_random_cuts(pair, seed):
-    """5,000 numbered messages each way, on lanes and in sizes at random; the link dies 200 times."""
+@pytest.mark.parametrize(("seed", "fickle"), [(1, False), (2, False), (3, True)])
+async def test_two_hundred_random_cuts(pair, seed, fickle):
+    """5,000 numbered messages each way, on lanes and in sizes at random; the link dies 200 times.
+
+    `fickle`: both ends begin and stop to compress all the time.
+    """
     rng = random.Random(seed)
     async with pair(window=4096) as ends:
         sent: list[dict[Lane, list[int]]] = [{lane: [] for lane in Lane} for _ in range(2)]
@@ -266,6 +269,8 @@ async def test_two_hundred_random_cuts(pair, seed):
             for _ in range(25):
                 for i, driver in enumerate(ends.drivers):
                     lane = rng.choice(list(Lane))
+                    if fickle:
+                        driver.thrifty = rng.random() < 0.7
                     driver.send(lane, numbered(number, rng.choice((0, 1, 40, 900, 9000))))
                     sent[1 - i][lane].append(number)
                 number += 1
@@ -290,6 +295,53 @@ async def test_two_hundred_random_cuts(pair, seed):
                 assert numbers(ends.got[i][lane]) == sent[i][lane]
         assert all(driver.tunnel.held == 0 for driver in ends.drivers)
         assert ends.links > 100
+        assert fickle == any(driver.spared > 0 for driver in ends.drivers)
+
+
+async def test_each_end_compresses_for_itself_and_both_see_what_it_spares(pair):
+    async with pair() as ends:
+        quiet, thrifty = ends.drivers
+        thrifty.thrifty = True
+        assert not quiet.spares
+        for i in range(100):
+            quiet.send(Lane.SHELL, numbered(i, 1000))
+            thrifty.send(Lane.IOPUB, numbered(i, 1000))
+            await ends.turns(3)
+        await ends.drained()
+        await ends.turns()
+        assert quiet.spares
+        assert numbers(ends.got[0][Lane.IOPUB]) == numbers(ends.got[1][Lane.SHELL]) == list(range(100))
+        assert quiet.bytes_up > 100_000 > 10 * thrifty.bytes_up
+        assert abs(thrifty.bytes_up - quiet.bytes_down) <= 20
+        assert thrifty.spared > 90_000
+        assert abs(thrifty.spared - quiet.spared) <= 20
+        # It is given up as it was begun: with the next message.
+        thrifty.thrifty = False
+        thrifty.send(Lane.IOPUB, numbered(100, 1000))
+        await ends.drained()
+        await ends.turns()
+        assert not quiet.spares
+        assert numbers(ends.got[0][Lane.IOPUB])[-1] == 100
+        assert {queue.size for d in ends.drivers for queue in d._lanes.values()} == {0}
+
+
+async def test_much_in_little_leaves_others_their_turns(pair):
+    """A peer's few bytes that unpack into a flood are taken in steps, so that an interrupt gets in between."""
+    async with pair() as ends:
+        order: list[tuple[Lane, int]] = []
+        ends.on_message[0] = lambda lane, parts: order.append((lane, len(order)))
+        ends.drivers[1].thrifty = True
+        ends.network.hold(ends.nodes[1].node)
+        for i in range(4000):
+            ends.drivers[1].send(Lane.IOPUB, numbered(i, 1000))
+        await ends.turns(200)
+        ends.drivers[1].send(Lane.CONTROL, b"interrupt_reply")
+        await ends.turns(20)
+        ends.network.release()
+        await ends.drained()
+        at = next(i for lane, i in order if lane is Lane.CONTROL)
+        assert at < 3000
+        assert len(order) == 4001
 
 
 async def test_data_that_overtakes_the_greeting_waits_for_it(pair):
@@ -451,6 +503,7 @@ GREETING = encode_message(Resume({}))
         ((b"\x00", b"\x00"), GREETING),
         ((b"\x00" + bytes(8) + b"\xff\xff",), GREETING),
         ((b"\x00" + bytes(7) + b"\x09\x00\x01\x00\x00\x00\x01x",), GREETING),
+        ((b"\x05" + COMPRESSED + b"no zstd frame",), GREETING),
         ((), b"\xff\xff\xff\xff"),
         ((), GREETING + GREETING),
         ((), encode_message(Resume({0: 1}))),
@@ -458,7 +511,7 @@ GREETING = encode_message(Resume({}))
         ((), b"\x00\x00\x00\x02{}"),
     ],
     ids=[
-        "unknown lane", "lane twice", "many parts", "wrong number", "giant message", "greets twice",
+        "unknown lane", "lane twice", "many parts", "wrong number", "broken zstd", "giant message", "greets twice",
         "acknowledges the unsent", "answers the unasked", "no message",
     ],
 )  # fmt: skip
