@@ -50,6 +50,7 @@ from jupyter_depin.protocol.messages import (
 from jupyter_depin.protocol.money import NS_PER_SECOND, format_amount, owed
 from jupyter_depin.protocol.voucher import attach_digest
 from jupyter_depin.transport import Connection, Endpoint, Stream
+from jupyter_depin.transport.alone import alone
 from provider_kernel.collector import Collector
 from provider_kernel.config import ProviderConfig
 from provider_kernel.farewells import Farewells
@@ -58,7 +59,7 @@ from provider_kernel.offers import OfferBook
 from provider_kernel.output import OutputJournals
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.tenancy import Tenancy
-from provider_kernel.visitors import HANDSHAKE_S, Promise, Visitor
+from provider_kernel.visitors import HANDSHAKE_S, Promise, Visitor, Visitors
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,6 @@ PROMISE_S = 60
 """How long a slot is kept for somebody who was promised it."""
 _LONGEST_ORDER_S = 900
 """An opening that failed is kept in mind until its order no longer holds, so nobody may order for years ahead."""
-MOST_VISITORS = 64
-"""Connections without a lease at a time; the oldest goes first. They are free, so they must not pile up."""
 _WIND_DOWN_S = 20
 _GOODBYE_S = 2
 
@@ -92,7 +91,7 @@ class Agent:
         self._offers = OfferBook(config, endpoint.node, ledger.asset, wallet, sandbox)
         self._slots: list[Tenancy | Promise | None] = [None] * config.slots
         self._promises: dict[bytes, Promise] = {}
-        self._visitors: list[Visitor] = []
+        self._visitors = Visitors()
         self._tenancies: dict[bytes, Tenancy] = {}
         self._farewells = Farewells()
         self._outputs = OutputJournals(config.output_root, *config.output_room)
@@ -154,9 +153,10 @@ class Agent:
         requests = questions(control)
         while True:
             with anyio.fail_after(visitor.patience(unix_now())):
-                request = await anext(requests, None)
+                request = await alone(connection, anext(requests, None))
             if request is None:
                 return
+            visitor.asks()
             if isinstance(request, AttachTunnel):
                 with anyio.fail_after(HANDSHAKE_S):
                     tenancy = await self._attach(request, connection, control)
@@ -177,17 +177,15 @@ class Agent:
                 await answer(control, reply)
 
     def _admit(self, visitor: Visitor) -> None:
-        """Let a visitor in; where there are too many, the oldest goes, but for those whose deposit is being locked."""
-        idle = [v for v in self._visitors if v.promise is None or not v.promise.opening]
-        if len(self._visitors) >= MOST_VISITORS and idle:
-            idle[0].scope.cancel()
-            self._leave(idle[0])
-        self._visitors.append(visitor)
+        """Let a visitor in, and show another one out where there are too many."""
+        leaving = self._visitors.admit(visitor)
+        if leaving is not None:
+            leaving.scope.cancel()
+            self._leave(leaving)
 
     def _leave(self, visitor: Visitor) -> None:
         """It is no visitor any more: it has gone, or has a lease. May be called twice."""
-        if visitor in self._visitors:
-            self._visitors.remove(visitor)
+        self._visitors.leave(visitor)
         self._withdraw(visitor)
 
     def _withdraw(self, visitor: Visitor) -> None:
@@ -204,7 +202,7 @@ class Agent:
             case AskOffers():
                 if request.version != VERSION:
                     raise LeaseRefused(reason=f"it speaks version {VERSION}, you speak {request.version}")
-                return OffersGiven(self._offers.current(unix_now()))
+                return OffersGiven(self._offers.few(unix_now(), self._taken))
             case AskLease():
                 return self._promise(request, visitor)
             case OpenLease():
@@ -247,14 +245,15 @@ class Agent:
         self._promises[digest] = visitor.promise = promise
         return LeaseGiven(lease, self._wallet.sign(digest))
 
+    def _taken(self, slot: int) -> bool:
+        holder = self._slots[slot]
+        if isinstance(holder, Promise):
+            return not holder.lapsed(unix_now())
+        return holder is not None and not holder.slot_free.is_set()
+
     def _free_slot(self, offer: Offer, now: int) -> int:
         slot = self._offers.slot(offer)
-        holder = self._slots[slot]
-        if isinstance(holder, Promise) and holder.lapsed(now):
-            holder = None
-        if isinstance(holder, Tenancy) and holder.slot_free.is_set():
-            holder = None
-        if holder is not None:
+        if self._taken(slot):
             raise NoFreeSlot(slots=len(self._slots))
         self._promises = {d: p for d, p in self._promises.items() if not p.lapsed(now)}
         return slot

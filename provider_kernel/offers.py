@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jupyter_depin.protocol.eip712 import keccak256
 from jupyter_depin.protocol.identity import NodeId, Signer
 from jupyter_depin.protocol.market import Asset, Offer
-from jupyter_depin.protocol.messages import SignedOffer
+from jupyter_depin.protocol.messages import MOST_OFFERS, SignedOffer
 from jupyter_depin.protocol.money import NOTHING, Rate, parse_amount
 from provider_kernel.config import ProviderConfig
 from provider_kernel.sandbox import Sandbox
@@ -36,6 +38,14 @@ class OfferBook:
             self._sequence = max(self._sequence + 1, now)
             self._current = tuple(self._signed(name, now + OFFER_S) for name in self._slots)
         return self._current
+
+    def few(self, now: int, taken: Callable[[int], bool]) -> tuple[SignedOffer, ...]:
+        """As many of them as one answer may hold; where there are more, those of free slots first."""
+        offers = self.current(now)
+        if len(offers) > MOST_OFFERS:
+            free_first = sorted(offers, key=lambda signed: taken(self.slot(signed.offer)))
+            return tuple(free_first[:MOST_OFFERS])
+        return offers
 
     def known(self, digest: bytes) -> Offer | None:
         """An offer that was given to somebody and may not be forgotten yet."""

@@ -27,10 +27,10 @@ from jupyter_depin.errors import (
     WrongChain,
 )
 from jupyter_depin.protocol.frames import MessageDecoder, encode_message
-from jupyter_depin.protocol.messages import Answer, LaunchFailed, Refused, Request, SettleFailed
+from jupyter_depin.protocol.messages import MAX_REQUEST, Answer, LaunchFailed, Refused, Request, SettleFailed
 from jupyter_depin.transport import Stream
 
-_READ = 1 << 16
+_READ = 1 << 14
 
 _ABOUT_THE_OTHER = (
     LeaseError,
@@ -69,7 +69,7 @@ async def ask(stream: Stream, request: Request, expected: type[A]) -> A:
 
 async def questions(stream: Stream) -> AsyncIterator[Request]:
     """The consumer's requests, one by one, until it hangs up. Called by the agent, which answers each."""
-    decoder: MessageDecoder[Request] = MessageDecoder(Request)
+    decoder: MessageDecoder[Request] = MessageDecoder(Request, MAX_REQUEST)
     while data := await stream.read(_READ):
         for request in decoder.feed(data):
             yield request

@@ -167,8 +167,7 @@ class TunnelDriver:
                         if self._opens:
                             for lane in Lane:
                                 tasks.start_soon(self._open_lane, tasks, connection, lane)
-                        else:
-                            tasks.start_soon(self._accept_lanes, tasks, connection)
+                        tasks.start_soon(self._accept_lanes, tasks, connection)
                         self._pump()
             except* DepinError as failures:
                 reason = str(failures.exceptions[0])
@@ -191,8 +190,9 @@ class TunnelDriver:
         self._start_lane(tasks, stream, lane, b"")
 
     async def _accept_lanes(self, tasks: TaskGroup, connection: Connection) -> None:
-        missing = set(Lane)
-        while missing:
+        # Nobody reads a stream that has no lane, so a peer could fill any number of them: there is none.
+        missing = set() if self._opens else set(Lane)
+        while True:
             stream = await connection.accept_stream()
             first = await stream.read(_READ)
             lane = Lane(first[0]) if first and first[0] in set(Lane) else None

@@ -205,10 +205,13 @@ def encode_message(message: object) -> bytes:
 
 
 class MessageDecoder(Generic[T]):
-    """Turns the bytes of a stream of small messages into values of `kinds`, a union of tagged structs."""
+    """Turns the bytes of a stream of small messages into values of `kinds`, a union of tagged structs.
 
-    def __init__(self, kinds: Any) -> None:
-        self._decode = msgspec.json.Decoder(kinds).decode
+    `longest`: bytes of one message. Memory is bounded by that plus one read.
+    """
+
+    def __init__(self, kinds: Any, longest: int = MAX_MESSAGE) -> None:
+        self._decode, self._longest = msgspec.json.Decoder(kinds).decode, longest
         self._buffer = bytearray()
 
     @property
@@ -224,7 +227,7 @@ class MessageDecoder(Generic[T]):
         messages: list[T] = []
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > MAX_MESSAGE:
+            if length > self._longest:
                 raise RemoteProtocolError(detail=f"a message of {length} bytes")
             end = _LENGTH.size + length
             if len(self._buffer) < end:

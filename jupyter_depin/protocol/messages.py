@@ -14,6 +14,10 @@ from jupyter_depin.protocol.identity import Address, address
 from jupyter_depin.protocol.market import Lease, Offer, Opening, Terms
 from jupyter_depin.protocol.money import Amount
 
+MOST_OFFERS = 4
+"""Offers in one answer: each costs whoever asks a look at a signature, and whoever answers many bytes for a few."""
+MAX_REQUEST = 1 << 14
+"""Bytes of a request: its sender is nobody yet."""
 _LONGEST_ID = 200
 
 
@@ -40,9 +44,13 @@ class SignedOffer(msgspec.Struct, frozen=True):
 
 
 class OffersGiven(msgspec.Struct, frozen=True, tag="offers"):
-    """One offer for each slot, taken or free."""
+    """At most `MOST_OFFERS`, each for one slot; where there are more, those of free slots."""
 
     offers: tuple[SignedOffer, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.offers) > MOST_OFFERS:
+            raise ConfigError(detail=f"{len(self.offers)} offers at once, above {MOST_OFFERS}")
 
 
 class AskLease(msgspec.Struct, frozen=True, tag="ask-lease"):

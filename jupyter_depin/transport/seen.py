@@ -22,6 +22,7 @@ import anyio
 from jupyter_depin.errors import RemoteProtocolError, TransportError
 from jupyter_depin.protocol.identity import NodeAddress
 from jupyter_depin.transport import SEEN, Connection, Home
+from jupyter_depin.transport.alone import alone
 
 _ASK_S = 5.0
 _ANSWER_S = 5.0
@@ -91,13 +92,13 @@ async def answer(connection: Connection) -> None:
     try:
         with anyio.move_on_after(_ANSWER_S):
             stream = await connection.accept_stream()
-            if await stream.read(1):
+            if await alone(connection, stream.read(1)):
                 path = connection.path()
                 if path is not None and not path.relayed:
                     await stream.write(path.remote.encode())
                 await stream.finish()
-                await connection.closed()
-    except TransportError:
+                await alone(connection, connection.closed())
+    except (TransportError, RemoteProtocolError):
         pass
     finally:
         with anyio.CancelScope(shield=True):
