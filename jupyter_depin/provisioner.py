@@ -26,7 +26,7 @@ from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import List, Unicode
+from traitlets import Enum, List, Unicode
 
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
@@ -77,6 +77,13 @@ class DepinProvisioner(LocalProvisioner):
         "", config=True, help="The most that an hour may cost, in units of the asset."
     )
     max_spend = Unicode("", config=True, help="The most that one rental may cost, in units of the asset.")
+
+    thrift = Enum(
+        ["", "auto", "on", "off"],
+        default_value="",
+        config=True,
+        help="Whether bytes are spared: on for a metered link, off, or auto: as the link needs it.",
+    )
 
     _runtime: Runtime
     """The runtime that keeps the rental: at the interpreter's exit there must not be another one."""
@@ -218,6 +225,7 @@ class DepinProvisioner(LocalProvisioner):
             tickets=tuple(self.tickets) or None,
             max_rate_per_hour=self.max_rate_per_hour or None,
             max_spend=self.max_spend or None,
+            thrift=self.thrift or None,
         )
 
     def _let_die(self) -> None:

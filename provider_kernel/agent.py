@@ -320,6 +320,7 @@ class Agent:
             collect=self._collector.collect,
             trusted=peer in self._trusted,
             backlog=self._outputs.of(channel_id),
+            thrift=self._config.thrift,
         )
         self._slots[promise.slot] = tenancy
         self._tenancies[channel_id] = tenancy

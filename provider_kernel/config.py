@@ -13,6 +13,7 @@
     accept_strangers_without_a_sandbox = false
     kernels = "/run/depin"                            # for the kernels' folders; by default in the agent's
     output_mb = 64                                    # of what a kernel prints while its renter is away
+    thrift = "auto"                                   # "on" or "off": never look whether a renter's link is slow
 
 Plain frozen values go down from here; nothing below reads a file or the environment.
 """
@@ -29,6 +30,7 @@ from typing import Any, Literal, get_args
 from jupyter_depin.errors import ConfigError, DamagedConfig
 from jupyter_depin.protocol.identity import Address, NodeAddress, parse_address, parse_observer
 from jupyter_depin.protocol.market import MAX_ARREARS_S, MAX_GRACE_S, MAX_TICK_S
+from jupyter_depin.protocol.messages import Wish
 from provider_kernel.sandbox import Limits
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
@@ -56,6 +58,7 @@ class ProviderConfig:
     address_book: str = "network.json"
     sandbox: SandboxName = "auto"
     accept_strangers_without_a_sandbox: bool = False
+    thrift: Wish = "auto"
     trusted_nodes: tuple[str, ...] = ()
     trusted_wallets: tuple[str, ...] = ()
     memory_mb: int = 4096
@@ -68,6 +71,8 @@ class ProviderConfig:
     def __post_init__(self) -> None:
         if self.sandbox not in get_args(SandboxName):
             raise ConfigError(detail=f"sandbox is {self.sandbox!r}; it can be auto, bubblewrap or none")
+        if self.thrift not in get_args(Wish):
+            raise ConfigError(detail=f"thrift is {self.thrift!r}; it can be auto, on or off")
         if not 0 < self.slots <= 1024:
             raise ConfigError(detail=f"slots is {self.slots}; it can be 1 to 1024")
         if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or self.max_seconds <= 0:

@@ -39,7 +39,9 @@ from jupyter_depin.protocol.messages import (
     Paused,
     Settled,
     Signal,
+    Spare,
     Unpaused,
+    Wish,
     decode_order,
     decode_to_payee,
     encode,
@@ -84,6 +86,7 @@ class Tenancy:
         collect: Collect,
         trusted: bool,
         backlog: Backlog,
+        thrift: Wish,
     ) -> None:
         self.channel_id, self.terms, self.offer = channel_id, terms, offer
         self._sandbox, self._limits, self._folder = sandbox, limits, folder
@@ -98,6 +101,7 @@ class Tenancy:
             opens=False,
             on_message=self._received,
             on_event=self._tunnel_event,
+            thrift=thrift,
         )
         self._output = Output(
             self.driver, backlog, lambda stop: self._stop_for("output", stop and not self.ended)
@@ -315,6 +319,8 @@ class Tenancy:
                 if self._kernel is not None and order.epoch == self._epoch and 0 < order.signum < signal.NSIG:
                     self._output.let_through()
                     self._signal_soon(order.signum)
+            case Spare(wish=wish):
+                self.driver.asked(wish)
             case End():
                 self._output.end_asked()
                 known = {reason.value: reason for reason in EndReason}

@@ -8,6 +8,7 @@ announce = ["ip:port"]                # where else it is reached, say through a 
 address_book = "network.json"         # which chain, which contracts
 max_rate_per_hour = "0.50"            # units of the asset
 max_spend = "1.00"                    # per rental: locked as a deposit, the rest comes back
+thrift = "auto"                       # spare bytes: "on" for a metered link, "off", or as the link needs it
 allowed_env = ["LANG", "TZ"]          # what the provider's kernel may know of this machine's environment
 """
 
@@ -19,12 +20,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jupyter_core.paths import jupyter_data_dir
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
 from jupyter_depin.protocol.identity import parse_observer
+from jupyter_depin.protocol.messages import Wish
 
 _AMOUNTS = ("max_rate_per_hour", "max_spend")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
@@ -49,6 +51,7 @@ class ConsumerConfig:
     max_rate_per_hour: str = "1"
     max_spend: str = "1"
     max_seconds: int = 24 * 3600
+    thrift: Wish = "auto"
     relays: tuple[str, ...] = ()
     observers: tuple[str, ...] = ()
     bind: str = "0.0.0.0:0"
@@ -112,5 +115,7 @@ def _check(name: str, value: Any, default: Any) -> None:
     if name == "observers":
         for text in value:
             parse_observer(text)
+    if name == "thrift" and value not in get_args(Wish):
+        raise ConfigError(detail=f"thrift is {value!r}; it can be auto, on or off")
     if name in _AMOUNTS and not _AMOUNT.fullmatch(value):
         raise ConfigError(detail=f"{name} is {value!r}, which is no amount such as 0.50")

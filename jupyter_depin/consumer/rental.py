@@ -47,6 +47,7 @@ from jupyter_depin.protocol.messages import (
     Settled,
     SettleFailed,
     Signal,
+    Spare,
     Unpaused,
     decode_fact,
     decode_to_payer,
@@ -97,6 +98,7 @@ class Rental:
             opens=True,
             on_message=self._received,
             on_event=self._tunnel_event,
+            thrift=config.thrift,
         )
         self._link = Link(opened, endpoint, self._driver, on_cut=self._cut_off)
         self._meter = PayerDriver(
@@ -162,6 +164,8 @@ class Rental:
         if self._launching is not None:
             self._launching.failed(KernelStartFailed(reason="it was started again meanwhile"))
         launching = self._launching = Launching()
+        if self._config.thrift != "auto":
+            self._driver.send(Lane.LEASE, encode(Spare(self._config.thrift)))
         order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
         self._driver.send(Lane.LEASE, encode(order))
         error = await launching.outcome()

@@ -16,26 +16,37 @@ from jupyter_depin.protocol.status import RentalStatus, settled
 
 log = logging.getLogger(__name__)
 
+_MB = 10**6
+
 
 class PathNote:
-    """Writes down how a rental's provider is reached, for other programs of the user: `jupyter depin rentals`.
+    """Writes down how a rental's provider is reached and what went that way, for `jupyter depin rentals`.
 
-    Only a change of the way is written, not every round trip.
+    A change of the way is written, and each megabyte, not every round trip.
     """
 
     def __init__(self, channel_id: bytes, journal: Journal) -> None:
         self._channel_id, self._journal = channel_id, journal
-        self._noted: tuple[bool, str] | None = None
+        self._noted: tuple[object, ...] = ()
 
     def take(self, driver: TunnelDriver) -> None:
         """Look at the way. Called by the rental on every change. Never raises."""
         path = driver.connection.path() if driver.connection is not None else None
-        if path is None or self._noted == (path.relayed, path.remote):
+        if path is None:
             return
-        self._noted = (path.relayed, path.remote)
+        up, down = driver.bytes_up, driver.bytes_down
+        whole = up + down + driver.spared
+        noted = (path.relayed, path.remote, driver.spares, whole // _MB)
+        if self._noted == noted:
+            return
+        self._noted = noted
         way = "through the relay" if path.relayed else "direct to"
+        note = f"{way} {path.remote}, {path.rtt_ms:.0f} ms, {up / _MB:.1f} MB up, {down / _MB:.1f} MB down"
+        if driver.spares or driver.spared:
+            saving = "saving data" if driver.spares else "saved data"
+            note += f", {saving}: {100 * driver.spared // max(1, whole)} % spared"
         try:
-            self._journal.save_path(self._channel_id, f"{way} {path.remote}, {path.rtt_ms:.0f} ms")
+            self._journal.save_path(self._channel_id, note)
         except DepinError as error:
             log.info("rental=%s the path was not written down: %s", self._channel_id.hex(), error)
 
@@ -80,6 +91,8 @@ def shown(
         cap=opened.deposit,
         bytes_up=driver.bytes_up,
         bytes_down=driver.bytes_down,
+        spared=driver.spared,
+        saving=driver.spares,
         rtt_ms=path.rtt_ms if path else None,
         relayed=path.relayed if path else None,
         via=path.remote if path else None,

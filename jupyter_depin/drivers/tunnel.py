@@ -29,10 +29,12 @@ from jupyter_depin.protocol.frames import (
     encode_data,
     encode_message,
 )
+from jupyter_depin.protocol.messages import Wish
 from jupyter_depin.transport import Connection, Stream
 from jupyter_depin.tunnel.events import Event, Message, Opened, Silent
 from jupyter_depin.tunnel.machine import Tunnel
 from jupyter_depin.tunnel.states import State
+from jupyter_depin.tunnel.thrift import BUSY_BYTES, Count, Thrift
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class TunnelDriver:
     """One end of a tunnel in motion. `on_message` and `on_event` are called from the loop and must not block.
 
     What they raise as `DepinError` ends the present connection. `opens`: whether this side opens the lanes' streams.
+    `thrift`: whether this end compresses what it sends.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class TunnelDriver:
         opens: bool,
         on_message: Callable[[Lane, Sequence[Part]], None],
         on_event: Callable[[Event], None],
+        thrift: Wish = "auto",
     ) -> None:
         self.tunnel = tunnel
+        self._thrift = Thrift(thrift)
         self._opens = opens
         self._on_message, self._on_event = on_message, on_event
         self._loop = asyncio.get_running_loop()
@@ -98,13 +103,13 @@ class TunnelDriver:
 
     @property
     def thrifty(self) -> bool:
-        """Whether what is sent is compressed. It may be changed at any time; the peer follows."""
-        return self._lanes[Lane.IOPUB].thrifty
+        """Whether this end compresses what it sends."""
+        return self._thrift.on
 
-    @thrifty.setter
-    def thrifty(self, on: bool) -> None:
-        for queue in self._lanes.values():
-            queue.thrifty = on
+    def asked(self, wish: Wish) -> None:
+        """The peer asks for thrift, or for none, or leaves it to this end. Called by the owner of the tunnel."""
+        self._thrift.asked = wish
+        self._follow()
 
     @property
     def spares(self) -> bool:
@@ -115,7 +120,8 @@ class TunnelDriver:
     def spared(self) -> int:
         """Bytes that compression has kept off the wire so far, in both directions."""
         up = sum(queue.spared for queue in self._lanes.values())
-        return up + self._spared_down + sum(decoder.spared for decoder in self._decoders.values())
+        down = self._spared_down + sum(decoder.spared for decoder in self._decoders.values())
+        return max(0, up + down)
 
     async def taken(self, lane: Lane) -> None:
         """Wait until the peer has taken everything that was sent on a lane."""
@@ -176,6 +182,7 @@ class TunnelDriver:
                 self._scope = self.connection = None
                 self._open.clear()
                 self.tunnel.detach(steady_ns())
+                self._thrift.cut()
                 for queue in (self._control, *self._lanes.values()):
                     queue.clear()
                 self._pump()
@@ -233,9 +240,10 @@ class TunnelDriver:
             for frame in decoder.feed(data):
                 self.tunnel.receive(frame, steady_ns())
             self._pump()
+            self._measure()
         raise RemoteProtocolError(detail="the control stream ended")
 
-    # -- the machine
+    # -- the machines
 
     def _heard(self, data: bytes) -> None:
         self.bytes_down += len(data)
@@ -255,17 +263,35 @@ class TunnelDriver:
                     self._give_up(str(error))
         finally:
             self._pumping = False
+            big = False
             for frame in self.tunnel.frames_to_send():
                 if isinstance(frame, Data):
                     self._lanes[frame.lane].put(encode_data(frame))
+                    big = big or frame.size >= BUSY_BYTES
                 else:
                     self._control.put([encode_message(frame)])
             if self._moved is not None:
                 self._moved.set()
                 self._moved = None
             self._arm()
+        if big:
+            self._measure()
         if self._control.size > _CONTROL_LIMIT:
             self._give_up("it asks much and reads no answers")
+
+    def _measure(self) -> None:
+        lanes = self._lanes.values()
+        spared = sum(queue.spared for queue in lanes)
+        count = Count(steady_ns(), self.tunnel.taken, self.bytes_up, spared)
+        self._thrift.moved(count, self.tunnel.held)
+        self._follow()
+
+    def _follow(self) -> None:
+        on = self._thrift.on
+        if on != self._lanes[Lane.IOPUB].thrifty:
+            log.info("what is sent is %s from here on", "compressed" if on else "plain")
+            for queue in self._lanes.values():
+                queue.thrifty = on
 
     def _give_up(self, reason: str) -> None:
         log.info("a connection is given up: %s", reason)

@@ -6,6 +6,8 @@ payment words travel on lanes of the tunnel, so that a cut loses and repeats non
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from jupyter_depin.errors import ConfigError
@@ -26,6 +28,9 @@ def _transaction(name: str) -> None:
     if len(name) > _LONGEST_ID or not (name.isascii() and name.isprintable()):
         raise ConfigError(detail=f"a transaction with an id of {len(name)} characters")
 
+
+Wish = Literal["auto", "on", "off"]
+"""Whether bytes are to be spared: as the link needs it, always, never."""
 
 # -- handshake
 
@@ -141,13 +146,19 @@ class Signal(msgspec.Struct, frozen=True, tag="signal"):
     signum: int
 
 
+class Spare(msgspec.Struct, frozen=True, tag="spare"):
+    """Spare bytes on the way to the consumer, whose link is metered; or don't, or only where the link needs it."""
+
+    wish: Wish
+
+
 class End(msgspec.Struct, frozen=True, tag="end"):
     """End the lease: stop the kernel and the meter, and say what was served. `reason` is an `EndReason` code."""
 
     reason: str
 
 
-LeaseOrder = Launch | Signal | End
+LeaseOrder = Launch | Signal | Spare | End
 
 # -- the lease lane, to the consumer
 

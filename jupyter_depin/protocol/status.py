@@ -41,7 +41,7 @@ class RentalStatus:
     an `EndReason` or an error's code. Rate in base units per hour; `spent` and `cap` in base units;
     `served_ns` nanoseconds. `relayed`: whether the link goes over a relay, `via`: that relay's URL or the provider's
     `ip:port`, `rtt_ms`: its round-trip time (None: there is no link). `since`: Unix seconds at which `state` began
-    (None: unknown).
+    (None: unknown). `spared`: bytes that thrift kept off the link in both directions; `saving`: whether it does so now.
     """
 
     id: str
@@ -64,6 +64,8 @@ class RentalStatus:
     via: str | None = None
     receipt: Settled | None = None
     since: float | None = None
+    spared: int = 0
+    saving: bool = False
 
     def __post_init__(self) -> None:
         if len(self.id) != 64 or self.id.strip("0123456789abcdef"):
@@ -72,7 +74,7 @@ class RentalStatus:
             raise ConfigError(detail=f"{self.state!r} is not a state of a rental")
         for value in (self.rate_per_hour, self.spent, self.cap):
             amount(value)
-        if min(self.served_ns, self.bytes_up, self.bytes_down, self.decimals) < 0:
+        if min(self.served_ns, self.bytes_up, self.bytes_down, self.spared, self.decimals) < 0:
             raise ConfigError(detail="times, sizes and decimals of a rental cannot be negative")
 
 

@@ -74,6 +74,8 @@ def status_to_json(status: RentalStatus) -> dict[str, Any]:
         "cap": str(status.cap),
         "bytes_up": status.bytes_up,
         "bytes_down": status.bytes_down,
+        "spared": status.spared,
+        "saving": status.saving,
         "rtt_ms": status.rtt_ms,
         "relayed": status.relayed,
         "via": status.via,

@@ -223,6 +223,11 @@ class Tunnel:
         """Bytes kept in memory for the peer."""
         return held_bytes(self._windows.values())
 
+    @property
+    def taken(self) -> int:
+        """Bytes of messages that the peer has taken so far."""
+        return sum(window.taken for window in self._windows.values())
+
     def drained(self, lane: Lane) -> bool:
         """Whether the peer has taken everything that was sent on a lane."""
         window = self._windows[lane]

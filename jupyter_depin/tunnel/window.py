@@ -31,6 +31,8 @@ class Window:
         """Whether the peer was away and has not taken everything since."""
         self.unacked: deque[Data] = deque()
         self.held = 0
+        self.taken = 0
+        """Bytes that the peer has acknowledged so far."""
         self.full = False
         self.sent = 0
         self.received = 0
@@ -116,8 +118,10 @@ class Window:
         first = self.unacked[0].seq if self.unacked else self.sent
         if not first <= count <= self.sent:
             raise RemoteProtocolError(detail=f"{self.lane.name}: {count} taken of {first} … {self.sent}")
+        before = self.held
         while self.unacked and self.unacked[0].seq < count:
             self.held -= self.unacked.popleft().size + self.OVERHEAD
+        self.taken += before - self.held - (count - first) * self.OVERHEAD
 
     def tell(self) -> int | None:
         """How many messages were taken, if the peer does not know that yet."""

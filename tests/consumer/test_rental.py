@@ -39,7 +39,7 @@ async def test_the_path_is_shown_and_another_program_can_read_it(world, capsys):
         (place,) = agent.ticket.address.direct
         status = rental.status()
         assert (status.relayed, status.via, status.rtt_ms) == (False, place, 0)
-        assert w.journal.last_path(rental.channel_id) == f"direct to {place}, 0 ms"
+        assert w.journal.last_path(rental.channel_id) == f"direct to {place}, 0 ms, 0.0 MB up, 0.0 MB down"
         assert main(["rentals", "--home", str(w.config.home)]) == 0
         assert f"open, direct to {place}, 0 ms" in capsys.readouterr().out
         w.cut()

@@ -270,7 +270,7 @@ async def test_two_hundred_random_cuts(pair, seed, fickle):
                 for i, driver in enumerate(ends.drivers):
                     lane = rng.choice(list(Lane))
                     if fickle:
-                        driver.thrifty = rng.random() < 0.7
+                        driver.asked(rng.choice(("on", "on", "off")))
                     driver.send(lane, numbered(number, rng.choice((0, 1, 40, 900, 9000))))
                     sent[1 - i][lane].append(number)
                 number += 1
@@ -301,7 +301,7 @@ async def test_two_hundred_random_cuts(pair, seed, fickle):
 async def test_each_end_compresses_for_itself_and_both_see_what_it_spares(pair):
     async with pair() as ends:
         quiet, thrifty = ends.drivers
-        thrifty.thrifty = True
+        thrifty.asked("on")
         assert not quiet.spares
         for i in range(100):
             quiet.send(Lane.SHELL, numbered(i, 1000))
@@ -316,7 +316,7 @@ async def test_each_end_compresses_for_itself_and_both_see_what_it_spares(pair):
         assert thrifty.spared > 90_000
         assert abs(thrifty.spared - quiet.spared) <= 20
         # It is given up as it was begun: with the next message.
-        thrifty.thrifty = False
+        thrifty.asked("auto")
         thrifty.send(Lane.IOPUB, numbered(100, 1000))
         await ends.drained()
         await ends.turns()
@@ -330,7 +330,7 @@ async def test_much_in_little_leaves_others_their_turns(pair):
     async with pair() as ends:
         order: list[tuple[Lane, int]] = []
         ends.on_message[0] = lambda lane, parts: order.append((lane, len(order)))
-        ends.drivers[1].thrifty = True
+        ends.drivers[1].asked("on")
         ends.network.hold(ends.nodes[1].node)
         for i in range(4000):
             ends.drivers[1].send(Lane.IOPUB, numbered(i, 1000))

@@ -44,6 +44,7 @@ from jupyter_depin.protocol.messages import (
     SettleFailed,
     Signal,
     SignedOffer,
+    Spare,
     Unpaused,
     VoucherGiven,
     VoucherNotTaken,
@@ -62,6 +63,7 @@ ORDERS = [
     Launch(1, b"key", "hmac-sha256", {"LANG": "fr_FR.UTF-8", "é": "✓"}, ("python", "-m", "x"), "/home"),
     Launch(2, b"\0\xff", "hmac-sha256"),
     Signal(3, 2),
+    Spare("on"),
     End("stopped_by_user"),
 ]
 FACTS = [

@@ -64,6 +64,8 @@ class FakeRentals:
             "cap": 180_000,
             "bytes_up": 12_345,
             "bytes_down": 6_789_000,
+            "spared": 1_000,
+            "saving": True,
             "rtt_ms": 38.4,
             "relayed": False,
             "via": "198.51.100.7:7979",
