@@ -5,7 +5,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 import { formatBytes, formatClock, remainingNs, servedNow } from './format';
-import { amount, duration, finalAmount, link, rate, shape, stateSentence } from './messages';
+import { amount, duration, finalAmount, link, rate, saving, shape, stateSentence } from './messages';
 import type { ICurrentRental, IRental, IRentals } from './tokens';
 import { useNow } from './clock';
 
@@ -46,6 +46,7 @@ export function Details({ rental, now, trans, stop }: IDetailsProps): JSX.Elemen
     trans.__('Data'),
     trans.__('%1 sent, %2 received', formatBytes(rental.bytesUp), formatBytes(rental.bytesDown))
   ]);
+  rows.push([trans.__('Saving data'), saving(trans, rental)]);
   return (
     <section
       className="jp-Depin-details"

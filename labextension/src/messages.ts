@@ -230,3 +230,12 @@ export function link(trans: TranslationBundle, rental: IRental): string {
     rental.relayed === null ? trans.__('link') : rental.relayed ? trans.__('through a relay') : trans.__('direct');
   return rental.rttMs === null ? path : trans.__('%1, %2 ms', path, String(Math.round(rental.rttMs)));
 }
+
+/** Whether bytes are spared now, and what share of all that would have gone over the link was so far. */
+export function saving(trans: TranslationBundle, rental: IRental): string {
+  const state = rental.saving ? trans.__('on') : trans.__('off');
+  const whole = rental.bytesUp + rental.bytesDown + rental.spared;
+  return rental.spared > 0
+    ? trans.__('%1, %2 % spared', state, String(Math.floor((100 * rental.spared) / whole)))
+    : state;
+}

@@ -95,6 +95,8 @@ function parse(wire: IWireRental, known: IRental | undefined, now: number): IRen
     cap: BigInt(wire.cap),
     bytesUp: wire.bytes_up,
     bytesDown: wire.bytes_down,
+    spared: wire.spared,
+    saving: wire.saving,
     rttMs: wire.rtt_ms,
     relayed: wire.relayed,
     via: wire.via,

@@ -36,6 +36,8 @@ export interface IWireRental {
   readonly cap: string;
   readonly bytes_up: number;
   readonly bytes_down: number;
+  readonly spared: number;
+  readonly saving: boolean;
   readonly rtt_ms: number | null;
   readonly relayed: boolean | null;
   readonly via: string | null;
@@ -66,6 +68,10 @@ export interface IRental {
   readonly cap: bigint;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  /** Bytes that thrift kept off the link so far. */
+  readonly spared: number;
+  /** Whether it does so now. */
+  readonly saving: boolean;
   readonly rttMs: number | null;
   readonly relayed: boolean | null;
   readonly via: string | null;

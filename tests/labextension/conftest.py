@@ -56,6 +56,8 @@ def wire() -> Callable[..., dict[str, Any]]:
             "cap": "180000",
             "bytes_up": 0,
             "bytes_down": 0,
+            "spared": 0,
+            "saving": False,
             "rtt_ms": None,
             "relayed": None,
             "via": None,

@@ -39,6 +39,8 @@ const checks = {
       return load('messages').buttonLabel(trans, rental, now);
     }),
   link: rows => rows.map(wire => load('messages').link(trans, new (load('model').Rentals)({}, () => 0).report(wire))),
+  saving: rows =>
+    rows.map(wire => load('messages').saving(trans, new (load('model').Rentals)({}, () => 0).report(wire))),
   reasons: codes => codes.map(code => load('messages').reason(trans, { code, facts: {} })),
 
   // A play: reports by event, and lists that answer a request made before them.

@@ -41,6 +41,16 @@ def test_the_way_of_the_data_is_told(front_end, wire):
     assert front_end("link", ways) == ["direct, 12 ms", "through a relay, 80 ms", "link"]
 
 
+def test_what_is_spared_is_told_while_it_is_and_afterwards(front_end, wire):
+    rows = [
+        wire(bytes_up=10, bytes_down=90),
+        wire(bytes_up=10, bytes_down=90, saving=True),
+        wire(bytes_up=10, bytes_down=90, saving=True, spared=900),
+        wire(bytes_up=10, bytes_down=90, spared=100),
+    ]
+    assert front_end("saving", rows) == ["off", "on", "on, 90 % spared", "off, 50 % spared"]
+
+
 def test_a_screen_reader_gets_full_sentences(front_end, wire):
     running = {"wire": wire(), "at": 0, "now": 0}
     assert front_end("label", [running]) == [
