@@ -247,7 +247,7 @@ class Tenancy:
             self._kernel = kernel = await self._sandbox.start(command, folder=folder, limits=self._limits)
             sockets = kernel.sockets
             endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
-            self._channels = KernelSide(endpoints, self._output.said)
+            self._channels = KernelSide(endpoints, self._output.said, self.driver.hold)
         except BaseException:
             # Nobody would ever use it, pay for it, or stop it.
             with anyio.CancelScope(shield=True):

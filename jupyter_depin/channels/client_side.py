@@ -14,12 +14,16 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from jupyter_depin.channels.sockets import LANES, Handler, LoopSocket, translated, unlimited
+from jupyter_depin.channels.outbox import Outbox
+from jupyter_depin.channels.patience import Patience
+from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, translated, unlimited
 from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
 
 _DELIMITER = b"<IDS|MSG>"
 _LONGEST_HEADER = 4096
+_UNREAD = 64 << 20
+"""Bytes kept for clients that do not read, per channel; then the kernel's messages of that channel wait."""
 
 
 def _header(parts: Sequence[Part]) -> bytes:
@@ -34,14 +38,19 @@ def _header(parts: Sequence[Part]) -> bytes:
 class ClientSide:
     """The channels that Jupyter clients connect to. Made by the rental; `on_message` gets what clients send.
 
-    Each message to the lanes begins with the client's identity. Raises `PortInUse`.
+    Each message to the lanes begins with the client's identity. `hold` is asked to keep a lane's messages back while
+    its clients do not read. Raises `PortInUse`.
     """
 
-    def __init__(self, info: LocalInfo, on_message: Handler) -> None:
+    def __init__(self, info: LocalInfo, on_message: Handler, hold: Hold = lambda *_: None) -> None:
         self.info = info
         self._context = zmq.Context()
         self._on_message = on_message
         self._sockets: dict[str, LoopSocket] = {}
+        self._hold = hold
+        self.outboxes: dict[Lane, Outbox] = {}
+        """What each channel keeps for its clients."""
+        self._patience: dict[Lane, Patience] = {}
         self.last_request: bytes = b"{}"
         self.beating = True
         """Whether the heartbeat is answered. It stops with the kernel, not with the link."""
@@ -49,7 +58,10 @@ class ClientSide:
         self._paused: set[Lane] = set()
         try:
             for channel in ("shell", "stdin", "control", "iopub", "hb"):
-                self._sockets[channel] = LoopSocket(self._bound(channel), self._receiver(channel))
+                outbox = self._outbox(channel) if channel != "hb" else None
+                self._sockets[channel] = LoopSocket(
+                    self._bound(channel), self._receiver(channel), outbox, b"" if channel == "iopub" else None
+                )
         except BaseException:
             self.close()
             raise
@@ -98,7 +110,19 @@ class ClientSide:
         """Close every socket. May be called twice."""
         for socket in self._sockets.values():
             socket.close()
+        for outbox in self.outboxes.values():
+            outbox.close()
         self._context.destroy(0)
+
+    def _outbox(self, channel: str) -> Outbox:
+        lane = Lane[channel.upper()]
+        outbox = self.outboxes[lane] = Outbox(_UNREAD, lambda over: self._unread(lane, over))
+        self._patience[lane] = Patience(self.info.url(channel), outbox)
+        return outbox
+
+    def _unread(self, lane: Lane, over: bool) -> None:
+        self._patience[lane].watch(over)
+        self._hold(lane, over, "clients that do not read")
 
     def _bound(self, channel: str) -> zmq.Socket[bytes]:
         socket = unlimited(self._context.socket(zmq.XPUB if channel == "iopub" else zmq.ROUTER))

@@ -16,12 +16,15 @@ from typing import cast
 import zmq
 from zmq.backend import Socket as BareSocket
 
+from jupyter_depin.channels.outbox import Outbox
 from jupyter_depin.errors import PortInUse, TransportError
 from jupyter_depin.protocol.frames import Lane, Part
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Lane, list[Part]], None]
+Hold = Callable[[Lane, bool, str], None]
+"""Asks that nothing more of a lane be delivered, or takes that back; the word says for whose sake."""
 
 _BIG = 1 << 16
 """From this size on a ZeroMQ frame is handed on without a copy."""
@@ -58,23 +61,35 @@ def receive(socket: zmq.Socket[bytes]) -> list[Part]:
     return parts
 
 
-def send(socket: zmq.Socket[bytes], parts: Sequence[Part]) -> None:
-    """Send a message, big frames without a copy. Raises `zmq.ZMQError`."""
+def send(socket: zmq.Socket[bytes], parts: Sequence[Part], last: memoryview | None = None) -> None:
+    """Send a message, big frames without a copy. `last`: goes uncopied in the last part's place. Raises `zmq.ZMQError`."""
     rest = len(parts)
     for part in parts:
         rest -= 1
         flags = _MORE if rest else _LAST
-        if len(part) < _BIG:
+        if last is not None and not rest:
+            BareSocket.send(socket, zmq.Frame(last, copy=False), flags, copy=False)
+        elif len(part) < _BIG:
             BareSocket.send(socket, part, flags)
         else:
             BareSocket.send(socket, part, flags, copy=False)
 
 
 class LoopSocket:
-    """One socket on the running loop. `on_message` is called from the loop with the frames of each message."""
+    """One socket on the running loop. `on_message` is called from the loop with the frames of each message.
 
-    def __init__(self, socket: zmq.Socket[bytes], on_message: Callable[[list[Part]], None]) -> None:
+    `outbox` counts what is sent: to `reader`, or where that is None to whom the first part of each message names.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        on_message: Callable[[list[Part]], None],
+        outbox: Outbox | None = None,
+        reader: bytes | None = b"",
+    ) -> None:
         self.socket = socket
+        self._outbox, self._reader = outbox, reader
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._fd = cast("int", socket.getsockopt(zmq.FD))
@@ -85,8 +100,11 @@ class LoopSocket:
 
     def send(self, parts: Sequence[Part]) -> None:
         """Send a message. One that the socket does not take is told to the log."""
+        last: memoryview | None = None
+        if self._outbox is not None:
+            last = self._outbox.count(bytes(parts[0]) if self._reader is None else self._reader, parts)
         try:
-            send(self.socket, parts)
+            send(self.socket, parts, last)
         except zmq.Again:
             log.warning("a kernel channel did not take a message")
         except zmq.ZMQError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jupyter_depin.channels import ClientSide
+from jupyter_depin.channels.sockets import Hold
 from jupyter_depin.errors import DepinError, OutputGivenUp, OutputNotKept, RemoteProtocolError
 from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
@@ -15,17 +16,20 @@ from jupyter_depin.protocol.messages import decode_output
 
 
 class Clients:
-    """What a rental says to its clients. `on_message` gets what they send, with the client's identity in front."""
+    """What a rental says to its clients. `on_message` gets what they send, with the client's identity in front.
 
-    def __init__(self, on_message: Callable[[Lane, list[Part]], None]) -> None:
-        self._on_message = on_message
+    `hold` is asked to keep a lane's messages back while they do not read.
+    """
+
+    def __init__(self, on_message: Callable[[Lane, list[Part]], None], hold: Hold) -> None:
+        self._on_message, self._hold = on_message, hold
         self._side: ClientSide | None = None
 
     def serve(self, local: LocalInfo) -> None:
         """Be at these sockets, before a kernel is launched; what clients send waits for it. Raises `PortInUse`."""
         if self._side is None or not self._side.serves(local):
             self.close()
-            self._side = ClientSide(local, self._on_message)
+            self._side = ClientSide(local, self._on_message, self._hold)
         self._side.beating = True
         self._side.attend(False)
 

@@ -39,6 +39,8 @@ from jupyter_depin.tunnel.thrift import BUSY_BYTES, Count, Thrift
 log = logging.getLogger(__name__)
 
 _READ = 1 << 20
+_SLICE = 1 << 16
+"""Bytes that are handed on at once: between them others get their turn, and the lane may be held."""
 _CONTROL_PRIORITY = max(PRIORITY.values()) + 10
 """Above every lane: an acknowledgement or an answer to a ping that waits behind an output looks like a dead link."""
 _CONTROL_LIMIT = 1 << 20
@@ -81,6 +83,10 @@ class TunnelDriver:
         self._reason = ""
         self._moved: asyncio.Event | None = None
         self._open = asyncio.Event()
+        self._holders: dict[Lane, set[str]] = {lane: set() for lane in Lane}
+        self._going = {lane: asyncio.Event() for lane in Lane}
+        for going in self._going.values():
+            going.set()
         self.connection: Connection | None = None
         self.bytes_down = 0
         self._arm()
@@ -95,6 +101,15 @@ class TunnelDriver:
         if self.tunnel.state is not State.CLOSED:
             self.tunnel.send(lane, parts, steady_ns())
             self._pump()
+
+    def hold(self, lane: Lane, held: bool, by: str) -> None:
+        """Hand on nothing more of a lane while anybody holds it (`by`); what the peer sends waits at the peer.
+
+        Called by the channels when their readers stand still. What was handed over in the same moment still comes.
+        """
+        holders = self._holders[lane]
+        (holders.add if held else holders.discard)(by)
+        (self._going[lane].clear if holders else self._going[lane].set)()
 
     @property
     def bytes_up(self) -> int:
@@ -221,17 +236,23 @@ class TunnelDriver:
             self._heard(data)
             # Streams overtake each other: a lane's first bytes may be here before the peer's Resume is.
             await self._open.wait()
+            for start in range(0, len(data), _SLICE):
+                await self._hand_on(lane, decoder, data[start : start + _SLICE])
+            await self._going[lane].wait()
+            data = await stream.read(_READ)
+        raise RemoteProtocolError(detail=f"the {lane.name} stream ended")
+
+    async def _hand_on(self, lane: Lane, decoder: LaneDecoder, data: bytes) -> None:
+        while True:
+            await self._going[lane].wait()
             for frame in decoder.feed(data):
                 self.tunnel.receive(frame, steady_ns())
             self._pump()
-            while decoder.more:
-                # Little on the wire may be much here: others have their turns in between.
-                await anyio.lowlevel.checkpoint()
-                for frame in decoder.feed(b""):
-                    self.tunnel.receive(frame, steady_ns())
-                self._pump()
-            data = await stream.read(_READ)
-        raise RemoteProtocolError(detail=f"the {lane.name} stream ended")
+            if not decoder.more:
+                return
+            # Little on the wire may be much here: others have their turns in between.
+            data = b""
+            await anyio.lowlevel.checkpoint()
 
     async def _read_control(self, stream: Stream) -> None:
         decoder: MessageDecoder[Control] = MessageDecoder(Control)

@@ -167,8 +167,10 @@ class TwoTunnels(RuleBasedStateMachine):
         try:
             end.receive(frame, self.now)
         except RemoteProtocolError:
-            self.cut()
+            # What it told before the bad word was true of the connection that ends now.
             self.flush(i)
+            if self.up:
+                self.cut()
         else:
             raise AssertionError(f"{frame} was believed")
 
