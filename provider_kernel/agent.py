@@ -163,8 +163,11 @@ class Agent:
                 if tenancy is not None:
                     self._leave(visitor)
                     await tenancy.driver.carry(connection, control, memory=request.memory)
-                    return
-                continue
+                else:
+                    # What it says next is a tunnel's. It hangs up when it has read why not.
+                    with anyio.move_on_after(HANDSHAKE_S):
+                        await connection.closed()
+                return
             reply: Answer
             try:
                 reply = await self._answer(request, visitor, tasks)

@@ -23,9 +23,10 @@ import anyio
 
 from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.drivers.clock import steady_ns
-from jupyter_depin.drivers.handshake import ask
+from jupyter_depin.drivers.handshake import hear
 from jupyter_depin.drivers.tunnel import TunnelDriver
-from jupyter_depin.errors import DepinError, RemoteProtocolError, TransportError
+from jupyter_depin.errors import ConnectionLost, DepinError, RemoteProtocolError, TransportError
+from jupyter_depin.protocol.frames import encode_message
 from jupyter_depin.protocol.messages import Attached
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.transport import Connection, Endpoint, Stream
@@ -100,21 +101,31 @@ class Link:
                 return
             connection, control = link
             try:
-                with anyio.fail_after(_ATTACH_S):
-                    request = self._opened.attach(self._endpoint.node, memory=self._memory)
-                    await ask(control, request, Attached)
-                # The provider carries the tunnel over this connection now, so it is too late to give it up.
+                # The tunnel's greeting follows at once: to wait for the answer first would cost a round trip.
+                request = self._opened.attach(self._endpoint.node, memory=self._memory)
+                await control.write(encode_message(request))
                 await self._carry(connection, control)
             finally:
                 with anyio.CancelScope(shield=True):
                     await connection.close("done")
         except (TransportError, RemoteProtocolError, TimeoutError) as error:
             log.debug("rental=%s no link: %s", self._opened.channel_id.hex(), error)
+
+    async def _admitted(self, control: Stream) -> None:
+        """Wait for the provider's word that it carries the lease. Raises what ends this connection."""
+        try:
+            with anyio.fail_after(_ATTACH_S):
+                await hear(control, Attached)
+        except TimeoutError as error:
+            raise ConnectionLost(detail="the provider does not answer") from error
+        except (TransportError, RemoteProtocolError):
+            raise
         except DepinError as error:
             # Whatever it calls its refusal, it does not carry this lease any more.
             log.warning("rental=%s %s", self._opened.channel_id.hex(), error)
             self._refusal = error
-            self._tell()
+            raise
+        self.reached = True
 
     async def _dialled(self) -> tuple[Connection, Stream] | None:
         """A new connection and its control stream; None when it was given up. Raises why there is none."""
@@ -134,9 +145,9 @@ class Link:
         return None
 
     async def _carry(self, connection: Connection, control: Stream) -> None:
-        self._carrying, self.reached = connection, True
+        self._carrying = connection
         self._trust()
-        reason = await self._driver.carry(connection, control)
+        reason = await self._driver.carry(connection, control, admitted=self._admitted)
         log.info("rental=%s link ended: %s", self._opened.channel_id.hex(), reason)
         self.cut_ns = steady_ns()
         if self._carrying is connection:

@@ -30,8 +30,6 @@ from jupyter_depin.protocol.frames import MessageDecoder, encode_message
 from jupyter_depin.protocol.messages import MAX_REQUEST, Answer, LaunchFailed, Refused, Request, SettleFailed
 from jupyter_depin.transport import Stream
 
-_READ = 1 << 14
-
 _ABOUT_THE_OTHER = (
     LeaseError,
     EmptyWallet,
@@ -51,6 +49,14 @@ async def ask(stream: Stream, request: Request, expected: type[A]) -> A:
     Raises what the provider refused with, `ConnectionLost`, or `RemoteProtocolError` on any other answer.
     """
     await stream.write(encode_message(request))
+    return await hear(stream, expected)
+
+
+async def hear(stream: Stream, expected: type[A]) -> A:
+    """Wait for the answer to what was asked already. Called by `ask`, and by the link, which does not wait to ask.
+
+    Raises as `ask` does.
+    """
     decoder: MessageDecoder[Answer] = MessageDecoder(Answer)
     answers: list[Answer] = []
     # Not a byte more than the answer: what follows "attached" belongs to the tunnel.
@@ -70,7 +76,8 @@ async def ask(stream: Stream, request: Request, expected: type[A]) -> A:
 async def questions(stream: Stream) -> AsyncIterator[Request]:
     """The consumer's requests, one by one, until it hangs up. Called by the agent, which answers each."""
     decoder: MessageDecoder[Request] = MessageDecoder(Request, MAX_REQUEST)
-    while data := await stream.read(_READ):
+    # Not a byte more than the request: behind "attach" the consumer's tunnel speaks already.
+    while data := await stream.read(decoder.missing):
         for request in decoder.feed(data):
             yield request
 

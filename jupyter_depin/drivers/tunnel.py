@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -160,9 +160,17 @@ class TunnelDriver:
         self.drop()
         self._pump()
 
-    async def carry(self, connection: Connection, control: Stream, *, memory: bytes = b"") -> str:
+    async def carry(
+        self,
+        connection: Connection,
+        control: Stream,
+        *,
+        memory: bytes = b"",
+        admitted: Callable[[Stream], Awaitable[None]] | None = None,
+    ) -> str:
         """Carry the tunnel over a connection until that ends, and say why it did. A newer call ends an older one.
 
+        `admitted`: waits on the control stream for the peer's consent, which comes before its first frame.
         `memory` names what the peer remembers: with another one than before it begins at zero, so this end does too.
         """
         self.drop()
@@ -184,7 +192,7 @@ class TunnelDriver:
                         control.set_priority(_CONTROL_PRIORITY)
                         self.tunnel.attach(steady_ns())
                         tasks.start_soon(self._control.run, control)
-                        tasks.start_soon(self._read_control, control)
+                        tasks.start_soon(self._read_control, control, admitted)
                         if self._opens:
                             for lane in Lane:
                                 tasks.start_soon(self._open_lane, tasks, connection, lane)
@@ -206,6 +214,8 @@ class TunnelDriver:
     # -- streams
 
     async def _open_lane(self, tasks: TaskGroup, connection: Connection, lane: Lane) -> None:
+        # Before the peer's consent it would be a stranger's stream.
+        await self._open.wait()
         stream = await connection.open_stream()
         stream.set_priority(PRIORITY[lane])
         await stream.write(bytes([lane]))
@@ -254,7 +264,11 @@ class TunnelDriver:
             data = b""
             await anyio.lowlevel.checkpoint()
 
-    async def _read_control(self, stream: Stream) -> None:
+    async def _read_control(
+        self, stream: Stream, admitted: Callable[[Stream], Awaitable[None]] | None
+    ) -> None:
+        if admitted is not None:
+            await admitted(stream)
         decoder: MessageDecoder[Control] = MessageDecoder(Control)
         while data := await stream.read(_READ):
             self._heard(data)

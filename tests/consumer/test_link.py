@@ -10,6 +10,7 @@ from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import UnknownLease
 from jupyter_depin.protocol.frames import Lane
 from jupyter_depin.tunnel.machine import Tunnel
+from provider_kernel import agent as agent_module
 
 S = 10**9
 
@@ -211,6 +212,25 @@ async def test_two_rentals_of_one_provider_are_kept_apart(world):
         assert first.rental._driver.connection is not second.rental._driver.connection
 
 
+async def test_the_tunnels_greeting_does_not_wait_for_the_providers_consent(world, monkeypatch):
+    """Each wait for an answer is a round trip, of which a connection that was dialled anew has the fewest possible."""
+    async with world() as w:
+        talk = await Talk(w).start()
+        written = talk.rental._driver._control.written
+        answer, greeted = agent_module.answer, []
+
+        async def answer_when_greeted(stream, reply):
+            while talk.rental._driver._control.written == written:
+                await anyio.lowlevel.checkpoint()
+            greeted.append(reply)
+            await answer(stream, reply)
+
+        monkeypatch.setattr(agent_module, "answer", answer_when_greeted)
+        w.drop()
+        with anyio.fail_after(60):
+            await w.clock.until(lambda: greeted and talk.rental._driver.attached, within=2)
+
+
 async def test_a_lost_memory_is_renewed_once_however_often_the_way_back_is_cut(world, monkeypatch):
     """A cut between the provider's "attached" and the tunnel's opening must neither lose the renewal nor repeat it."""
     async with world() as w:
@@ -234,17 +254,17 @@ async def test_a_lost_memory_is_renewed_once_however_often_the_way_back_is_cut(w
         )
         link = Link(opened, w.endpoint, tunnel, on_cut=lambda: None)
         w.tasks.start_soon(link.keep)
-        ask = link_module.ask
+        hear = link_module.hear
         cuts = []
 
         async def cut_after(*arguments):
-            answer = await ask(*arguments)
+            answer = await hear(*arguments)
             if len(cuts) < 3:
                 cuts.append(answer)
                 w.drop()
             return answer
 
-        monkeypatch.setattr(link_module, "ask", cut_after)
+        monkeypatch.setattr(link_module, "hear", cut_after)
         await w.clock.until(lambda: tunnel.attached, within=10)
         assert len(cuts) == 3
         await w.clock.until(lambda: taken == [b"0"], within=1)

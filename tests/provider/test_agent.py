@@ -551,6 +551,7 @@ async def test_another_node_may_not_attach_even_with_the_right_signature(world):
         # The signature that the owner's node showed is worth nothing from another node.
         with pytest.raises(LeaseRefused, match="no right"):
             await thief.attach(node=home.node)
+        await thief.connect()
         with pytest.raises(LeaseRefused, match="no right"):
             await thief.attach(key=Wallet.generate())
         w.endpoint = home
