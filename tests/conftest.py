@@ -10,8 +10,8 @@ import pytest
 pytest_plugins = ["pytest_jupyter.jupyter_server"]
 
 
-MAY_BE_SKIPPED = ("iroh-relay", "-m suites", "History range")
-"""The relay is a program of its own that takes minutes to compile; other people's suites run for half an hour and are
+MAY_BE_SKIPPED = ("iroh-relay", "network namespaces", "-m suites", "History range")
+"""The relay is a program of its own that takes minutes to compile; containers may make no networks; other people's suites run for half an hour and are
 asked for by name (tests/suites); what a suite expects of history ranges holds for no kernel with IPython 9."""
 
 

@@ -60,9 +60,11 @@ class IrohConnection:
 
     def path(self) -> Path | None:
         """The path in use, or None while it is not known. The round-trip time is in whole milliseconds."""
-        for path in self._connection.paths() if self._connection is not None else ():
-            if path.is_selected:
-                return Path(relayed=path.is_relay, remote=path.remote_addr, rtt_ms=float(path.rtt_ms))
+        paths = self._connection.paths() if self._connection is not None else []
+        # The library selects one path for each peer: a second connection of that peer, say of another home, has its
+        # own path, which is not called so.
+        for path in [each for each in paths if each.is_selected] or (paths if len(paths) == 1 else []):
+            return Path(relayed=path.is_relay, remote=path.remote_addr, rtt_ms=float(path.rtt_ms))
         return None
 
     async def open_stream(self) -> IrohStream:

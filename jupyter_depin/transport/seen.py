@@ -3,8 +3,8 @@
 A node's own socket does not tell under which address its packets leave its network, and two nodes that don't know that
 of each other stay on their relay for ever. Any node that is reached directly sees it, so any node can tell: the caller
 opens a stream and writes one byte, the other side answers with `ip:port` in text, or with nothing where the path is no
-direct one, and ends the stream. It is asked of two nodes: where they see different addresses, the NAT gives each peer
-a port of its own, no third one will see either, and the node says nothing.
+direct one, and ends the stream. It is asked of several nodes: where no two see the same one, the NAT gives each peer
+a port of its own, no other one will see any of them, and the node says nothing.
 
 Whoever answers wrongly gains little: a peer sends a few packets to the wrong place, and no answer comes from there.
 
@@ -31,22 +31,25 @@ _LONGEST = 64
 
 
 async def agreed(home: Home, observers: Sequence[NodeAddress]) -> str | None:
-    """The `ip:port` at which at least two nodes see a home's socket, or None if they see it differently. Never raises.
+    """The `ip:port` at which two nodes see a home's socket, or None if no two see it alike. Never raises.
 
     Called by `homes.py` for each of a node's endpoints.
     """
-    answers: list[str] = []
+    answers: set[str] = set()
+    found: list[str] = []
 
     async def look(observer: NodeAddress) -> None:
         seen = await ask(home, observer)
-        if seen is not None:
-            answers.append(seen)
+        if seen in answers:
+            found.append(seen)
+            tasks.cancel_scope.cancel()
+        elif seen is not None:
+            answers.add(seen)
 
     async with anyio.create_task_group() as tasks:
-        for observer in observers:
-            if observer.node != home.node:
-                tasks.start_soon(look, observer)
-    return answers[0] if len(answers) > 1 and len(set(answers)) == 1 else None
+        for observer in {each.node: each for each in observers if each.node != home.node}.values():
+            tasks.start_soon(look, observer)
+    return found[0] if found else None
 
 
 async def ask(home: Home, observer: NodeAddress) -> str | None:
