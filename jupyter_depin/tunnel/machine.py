@@ -42,6 +42,7 @@ from jupyter_depin.tunnel.events import (
     Opened,
     Silent,
 )
+from jupyter_depin.tunnel.flow import Flow
 from jupyter_depin.tunnel.pulse import LATE_NS, Finding, Pulse
 from jupyter_depin.tunnel.states import TRANSITIONS, State
 from jupyter_depin.tunnel.window import Window, held_bytes
@@ -57,7 +58,8 @@ class Tunnel:
     """One end of a tunnel. Times are integer ns of any steady clock; the driver calls, nothing here calls out.
 
     `grace_ns`: how long it may stay detached. `ping_ns`: the pace at which this end asks while nothing goes on, see
-    `Pulse` (None: the other side asks). `limit`: bytes that a lane may hold before it reports `LaneFull`.
+    `Pulse` (None: the other side asks). `limit`: the most bytes that a lane may hold before it reports `LaneFull`; on a slow link it
+    is less, see `Flow`.
     `backlogs`: for lanes that keep more than that, within bounds of their own, while the peer is away.
     """
 
@@ -73,7 +75,8 @@ class Tunnel:
         self.state = State.DETACHED
         self._grace_ns, self._ping_ns, self._limit = grace_ns, ping_ns, limit
         self._backlogs = backlogs or {}
-        self._windows = {lane: Window(lane, limit, self._backlogs.get(lane)) for lane in Lane}
+        self._flow = Flow(limit)
+        self._windows = {lane: Window(lane, self._flow, self._backlogs.get(lane)) for lane in Lane}
         self._out: list[Frame] = []
         self._events: deque[Event] = deque()
         self._give_up_at: int | None = now + grace_ns
@@ -98,6 +101,7 @@ class Tunnel:
             self._give_up_at, self._awaited = now + self._grace_ns, False
         self._step("detach")
         self._pulse.end()
+        self._flow.cut()
         self._out, self._ack_at = [], None
         for lane in self._backlogs:
             self._windows[lane].peer_gone()
@@ -129,6 +133,7 @@ class Tunnel:
         if self.state is State.OPEN:
             self._out.append(frame)
             self._pulse.owe(now)
+            self._flow.sent(now)
         self._report(window)
 
     def heard(self, now: int) -> None:
@@ -160,8 +165,12 @@ class Tunnel:
                 for lane in self._backlogs:
                     self._windows[lane].peer_back()
                     self._advance(self._windows[lane])
+                if self.held:
+                    self._flow.sent(now)
             case Ack():
+                before = self.held
                 self._learn(frame)
+                self._flow.taken(before - self.held, self.held, now)
             case Ping():
                 self._out.append(Pong(frame.nonce))
             case Pong():

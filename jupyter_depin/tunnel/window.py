@@ -13,18 +13,19 @@ from collections.abc import Iterable, Sequence
 from jupyter_depin.errors import RemoteProtocolError
 from jupyter_depin.protocol.frames import Data, Lane, Part
 from jupyter_depin.tunnel.backlog import Backlog
+from jupyter_depin.tunnel.flow import Flow
 
 
 class Window:
-    """Numbers messages out, checks numbers in. `limit` is in bytes; each message counts `OVERHEAD` on top.
+    """Numbers messages out, checks numbers in. `flow` says how many bytes are enough; each message counts `OVERHEAD` on top.
 
     `backlog`: where messages wait while the peer is away. A lane that has one is not full then.
     """
 
     OVERHEAD = 256
 
-    def __init__(self, lane: Lane, limit: int, backlog: Backlog | None = None) -> None:
-        self.lane, self._limit, self.backlog = lane, limit, backlog
+    def __init__(self, lane: Lane, flow: Flow, backlog: Backlog | None = None) -> None:
+        self.lane, self._flow, self.backlog = lane, flow, backlog
         self.aside = self.away = backlog is not None
         """Whether a message may have to go to the backlog; whether the peer is away, as far as that matters here."""
         self.late = False
@@ -50,11 +51,13 @@ class Window:
     def crossed(self) -> bool | None:
         """True once when the lane became full, False once when it drained to half, None otherwise."""
         if self.full:
-            if self.away or (self.held <= self._limit // 2 and (self.backlog is None or self.backlog.low)):
+            if self.away or (
+                self.held <= self._flow.limit // 2 and (self.backlog is None or self.backlog.low)
+            ):
                 self.full = False
                 return False
-        elif self.held >= self._limit or self.aside:
-            self.full = not self.away and (self.held >= self._limit or self._swamped())
+        elif self.held >= self._flow.limit or self.aside:
+            self.full = not self.away and (self.held >= self._flow.limit or self._swamped())
             return self.full or None
         return None
 
