@@ -167,6 +167,16 @@ class RentalNotFound(LeaseError):
     """There is no rental {rental} here. `jupyter depin rentals` lists those that exist."""
 
 
+class RentalHeld(LeaseError):
+    """The rental {rental} is held by another running program of yours. Use its kernel there, or end that program first."""
+
+
+class NotTakenUp(LeaseError):
+    """The rental {rental} cannot be taken up now, for its provider does not answer. Try again soon; it costs nothing meanwhile."""
+
+    retryable = True
+
+
 # -- payment: who owes what to whom
 
 

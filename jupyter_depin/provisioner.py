@@ -7,6 +7,7 @@ here answers a trap of the contract:
   rental.
 - The lease is given back in `cleanup(restart=False)` alone, for `kill` and `terminate` say `restart=False` even
   during restarts.
+- A kernel id under which an earlier process left a kernel running is that kernel's: it is taken up, never rented anew.
 - A restart keeps the lease, the tunnel and the local sockets. `quit()` is such a restart.
 - A lease that is over must show a *dead* kernel: raising from a relaunch would leave a zombie that looks alive. So a
   relaunch that fails returns normally, `poll` tells the truth, and the restarter is told not to try again.
@@ -22,7 +23,7 @@ import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -34,6 +35,7 @@ from jupyter_depin.consumer.runtime import Runtime
 from jupyter_depin.errors import DepinError, LeaseEnded, PortInUse
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.local import LocalInfo
+from jupyter_depin.protocol.record import Where
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
@@ -41,6 +43,8 @@ _PORT_CHOICES = 5
 """So often are local ports chosen before a launch is given up."""
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def local_info(info: KernelConnectionInfo) -> LocalInfo:
@@ -158,6 +162,8 @@ class DepinProvisioner(LocalProvisioner):
         try:
             if self._rental is None:
                 self._runtime = runtime = Runtime.get()
+                if await self._taken_up(kwargs):
+                    return self.connection_info
                 self._rental = await runtime.call(runtime.rent, self.settings(), self.kernel_id)
             await self._launch_on_free_ports(self._rental, cmd, kwargs)
             self._failed = False
@@ -190,16 +196,39 @@ class DepinProvisioner(LocalProvisioner):
         if self._rental is not None:
             self._runtime.submit(self._rental.settle, reason)
 
+    async def _taken_up(self, kwargs: dict[str, Any]) -> bool:
+        """Whether an earlier process left a kernel running under this id. It goes on with the key that it has."""
+
+        async def take_up() -> tuple[Rental, LocalInfo] | None:
+            local = local_info(self.connection_info)
+            return await self._runtime.call(self._runtime.take_up, self.settings(), self.kernel_id, local)
+
+        found = await self._on_free_ports(take_up, kwargs)
+        if found is None:
+            return False
+        self._rental, local = found
+        # Jupyter's own type says that a key is text, and its manager hands out bytes.
+        info: dict[str, Any] = dict(self.connection_info)
+        info |= {"key": local.key, "signature_scheme": local.signature_scheme}
+        self.connection_info = cast(KernelConnectionInfo, info)
+        return True
+
     async def _launch_on_free_ports(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
-        """Start a kernel, on other ports if somebody took one since they were chosen: a rental takes its time."""
+        async def launch() -> None:
+            await self._runtime.call(self._launch, rental, cmd, kwargs)
+
+        await self._on_free_ports(launch, kwargs)
+
+    async def _on_free_ports(self, serve: Callable[[], Awaitable[T]], kwargs: dict[str, Any]) -> T:
+        """Serve a kernel, on other ports if somebody took one since they were chosen: a rental takes its time."""
         for _ in range(_PORT_CHOICES - 1):
             try:
-                return await self._runtime.call(self._launch, rental, cmd, kwargs)
+                return await serve()
             except PortInUse:
                 if not self.ports_cached or self.parent is None:
                     raise
                 self._choose_ports(kwargs.get("env") or {})
-        return await self._runtime.call(self._launch, rental, cmd, kwargs)
+        return await serve()
 
     def _choose_ports(self, environment: Mapping[str, str]) -> None:
         manager: Any = self.parent
@@ -215,7 +244,20 @@ class DepinProvisioner(LocalProvisioner):
     async def _launch(self, rental: Rental, cmd: list[str], kwargs: dict[str, Any]) -> None:
         environment = dict(kwargs.get("env") or os.environ)
         await rental.launch(
-            local_info(self.connection_info), env=self.settings().filtered(environment), argv=None, cwd=None
+            local_info(self.connection_info),
+            env=self.settings().filtered(environment),
+            argv=None,
+            cwd=None,
+            where=self._where(environment),
+        )
+
+    def _where(self, environment: Mapping[str, str]) -> Where:
+        # A server's kernels have its kernels' manager for a parent, and that one knows the server's folder.
+        manager: Any = self.parent
+        return Where(
+            kernel_name=getattr(manager, "kernel_name", ""),
+            root=getattr(getattr(manager, "parent", None), "root_dir", ""),
+            document=environment.get("JPY_SESSION_NAME", ""),
         )
 
     def settings(self) -> ConsumerConfig:

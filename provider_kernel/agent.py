@@ -162,7 +162,7 @@ class Agent:
                     tenancy = await self._attach(request, connection, control)
                 if tenancy is not None:
                     self._leave(visitor)
-                    await tenancy.driver.carry(connection, control, memory=request.memory)
+                    await tenancy.carry(connection, control, request.memory)
                 else:
                     # What it says next is a tunnel's. It hangs up when it has read why not.
                     with anyio.move_on_after(HANDSHAKE_S):

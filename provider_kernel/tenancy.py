@@ -40,6 +40,7 @@ from jupyter_depin.protocol.messages import (
     Settled,
     Signal,
     Spare,
+    Standing,
     Unpaused,
     Wish,
     decode_order,
@@ -48,6 +49,7 @@ from jupyter_depin.protocol.messages import (
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
 from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.transport import Connection, Stream
 from jupyter_depin.tunnel.backlog import Backlog
 from jupyter_depin.tunnel.events import CaughtUp, Closed, Event, LaneDrained, LaneFull
 from jupyter_depin.tunnel.machine import Tunnel
@@ -123,6 +125,8 @@ class Tenancy:
         self._kernel: SandboxedKernel | None = None
         self._channels: KernelSide | None = None
         self._epoch = self._ordered_epoch = 0
+        self._runs = False
+        self._memory: bytes | None = None
         self._stopped_for: set[str] = set()
         self._signals: dict[int, None] = {}
         self._over = anyio.Event()
@@ -208,6 +212,16 @@ class Tenancy:
             with anyio.move_on_after(_LAST_S):
                 await self.driver.taken(Lane.LEASE)
 
+    async def carry(self, connection: Connection, control: Stream, memory: bytes) -> None:
+        """Carry the tunnel over a consumer's connection until that ends. Called by the agent.
+
+        A process that remembers nothing of the one before it hears how the kernel stands, after all that it has missed.
+        """
+        if self._memory not in (None, memory):
+            self._say(Standing(self._epoch, self._runs, "arrears" in self._stopped_for))
+        self._memory = memory
+        await self.driver.carry(connection, control, memory=memory)
+
     def settled(self, receipt: Receipt) -> None:
         """Tell the consumer. Called also by the agent, when a later attempt to collect came through."""
         transaction = receipt.transactions[-1].id if receipt.transactions else ""
@@ -229,6 +243,7 @@ class Tenancy:
                 self._say(failed if self._trusted else not_launched(order.epoch, error))
                 continue
             self._meter.start()
+            self._runs = True
             self._say(Launched(order.epoch))
             assert self._kernel is not None
             tasks.start_soon(self._watch, self._kernel, order.epoch)
@@ -260,6 +275,7 @@ class Tenancy:
     async def _watch(self, kernel: SandboxedKernel, epoch: int) -> None:
         status = await kernel.wait()
         if epoch == self._epoch:
+            self._runs = False
             self._meter.rest()
         # The last output is read before the end is told.
         while self._channels is not None and epoch == self._epoch and self._channels.pending():
@@ -267,6 +283,7 @@ class Tenancy:
         self._output.last(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:
+        self._runs = False
         self._signals.clear()
         try:
             if self._kernel is not None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from jupyter_depin.protocol.market import Asset, Offer, Terms
 from jupyter_depin.protocol.money import MAX_AMOUNT, Amount, Rate
 from jupyter_depin.protocol.reason import EndReason
 from jupyter_depin.protocol.receipt import Receipt, Transaction
+from jupyter_depin.protocol.record import LaunchedKernel, Where
 from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
 
 KEY = Wallet(b"\x01" * 32)
@@ -233,6 +235,54 @@ def test_the_voucher_key_is_kept_until_the_receipt_and_then_wiped(path):
         journal.save_receipt(receipt())
         assert journal.lease(lease_id(1)).voucher_key == b""
     assert all(KEY.secret not in file.read_bytes() for file in path.parent.iterdir())
+
+
+# -- the kernel, for whoever takes it up
+
+KERNEL = LaunchedKernel(
+    2, b"an HMAC key, for instance", "hmac-sha256", Where("depin", "/work", "/work/a.ipynb")
+)
+
+
+def test_a_running_kernel_is_read_as_it_was_written_and_forgotten(path):
+    with Journal(path) as journal:
+        journal.save_lease(of_payer(1))
+        journal.save_lease(of_payer(2))
+        journal.save_kernel(lease_id(1), replace(KERNEL, epoch=1))
+        journal.save_kernel(lease_id(1), KERNEL)
+    with Journal(path) as journal:
+        (running,) = journal.running()
+        assert (running.lease, running.kernel, running.held) == (of_payer(1), KERNEL, True)
+        assert KERNEL.key.decode() not in repr(running)
+        journal.forget_kernel(lease_id(1))
+        journal.forget_kernel(lease_id(1))
+        assert journal.running() == []
+        with pytest.raises(RentalNotFound):
+            journal.save_kernel(lease_id(3), KERNEL)
+
+
+def test_the_kernels_key_is_wiped_with_the_end_of_the_lease(path):
+    with Journal(path) as journal:
+        journal.save_lease(of_payer())
+        journal.save_kernel(lease_id(1), KERNEL)
+        journal.end(lease_id(1), "lease_over", 1)
+        assert journal.running() == []
+    assert all(KERNEL.key not in file.read_bytes() for file in path.parent.iterdir())
+
+
+def test_every_process_reads_the_same_moment_at_which_a_kernel_lost_its_owner(journal):
+    journal.save_lease(of_payer())
+    assert journal.orphaned_ns(lease_id(1), 5) is None, "there is no kernel"
+    journal.save_kernel(lease_id(1), KERNEL)
+    assert journal.orphaned_ns(lease_id(1), 5) is None, "this process has it"
+    journal.release(lease_id(1))
+    assert not journal.running()[0].held
+    assert [journal.orphaned_ns(lease_id(1), now) for now in (5, 6)] == [5, 5]
+    assert journal.claim(lease_id(1))
+    journal.release(lease_id(1))
+    assert journal.orphaned_ns(lease_id(1), 7) == 7, "whoever took it up begins anew"
+    journal.end(lease_id(1), "arrears", 0)
+    assert journal.orphaned_ns(lease_id(1), 8) is None
 
 
 # -- what is no journal

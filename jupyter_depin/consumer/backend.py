@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,17 @@ class Backend:
     journal: Journal
     agent: subprocess.Popen[bytes] | None = None
     purse: anyio.Lock = field(default_factory=anyio.Lock)
+    ending: set[bytes] = field(default_factory=set)
+    """Leases of earlier processes that are being ended just now: the journal's mark tells processes apart, not tasks."""
+
+    @contextmanager
+    def at_work_on(self, channel_id: bytes) -> Iterator[None]:
+        """A lease is being ended; meanwhile it is nobody's to take up."""
+        self.ending.add(channel_id)
+        try:
+            yield
+        finally:
+            self.ending.discard(channel_id)
 
     def alive(self) -> bool:
         """Whether new rentals can be made of it."""

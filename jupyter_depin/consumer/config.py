@@ -42,7 +42,8 @@ class ConsumerConfig:
     """One renter's settings. Amounts are decimal text in units of the asset; times in seconds.
 
     `loopback`: the rented machine is this one (an agent started on demand, an in-memory ledger, no money).
-    `max_seconds`: the longest that one rental may last.
+    `max_seconds`: the longest that one rental may last. `keep_s`: how long a rental whose program died is kept for
+    another program to take up, though no longer than its grace; nothing is paid meanwhile.
     """
 
     home: Path
@@ -58,6 +59,7 @@ class ConsumerConfig:
     announce: tuple[str, ...] = ()
     allowed_env: tuple[str, ...] = ("LANG", "LC_ALL", "TZ", "MPLBACKEND", "PYTHONHASHSEED")
     settle_wait_s: int = 20
+    keep_s: int = 600
     loopback: bool = False
 
     @property

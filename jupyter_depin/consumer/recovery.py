@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import anyio
 
 from jupyter_depin.consumer.backend import Backend
-from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.consumer.rental import Rental
+from jupyter_depin.consumer.taking_up import again, kept
 from jupyter_depin.drivers.clock import unix_ns
 from jupyter_depin.drivers.settlement import confirm
 from jupyter_depin.errors import DepinError, ProviderGone
@@ -23,7 +22,7 @@ from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.market import close_digest
-from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
+from jupyter_depin.protocol.money import NS_PER_SECOND
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +37,13 @@ async def recover(
     on_change: Callable[[Rental], None],
     alive: Callable[[LeaseRecord], bool] = lambda _: False,
     say: Callable[[str], None] | None = None,
+    *,
+    keeping: bool = False,
 ) -> int:
     """Settle what can be settled now; returns how many are left. Called at the first rental and by `rentals`.
 
     `alive`: whether this very process still rents it; such a lease is nobody's to recover. `say` is told
-    why each of those that are left is.
+    why each of those that are left is. `keeping`: a kernel that still runs is left for a while to whoever takes it up.
     """
     left = 0
     journal = backend.journal
@@ -55,11 +56,16 @@ async def recover(
     for record in [*journal.open_leases("payer"), *journal.unsettled("payer")]:
         if alive(record):
             continue
+        if keeping and kept(record, backend):
+            left += 1
+            tell(record, "Its kernel runs, and `jupyter depin attach` takes it up.")
+            continue
         if not journal.claim(record.channel_id):
             tell(record, "A running program of yours holds it and will settle it.")
             continue
         try:
-            await _settle(record, backend, on_change)
+            with backend.at_work_on(record.channel_id):
+                await _settle(record, backend, on_change)
         except DepinError as error:
             left += 1
             tell(record, error)
@@ -84,27 +90,7 @@ async def _settle(record: LeaseRecord, backend: Backend, on_change: Callable[[Re
         return
     except DepinError as error:
         log.info("rental=%s %s", record.channel_id.hex(), error)
-    voucher = journal.voucher(record.channel_id)
-    opened = OpenedLease(
-        offer=record.offer,
-        deposit=record.deposit,
-        channel_id=record.channel_id,
-        key=Wallet(record.voucher_key),
-        address=record.address,
-        paid=voucher.voucher.amount if voucher else Amount(0),
-        elapsed_ns=unix_ns() - record.ready_ns if record.ready_ns else 0,
-        served_ns=record.served_ns,
-    )
-    rental = Rental(
-        opened=opened,
-        config=replace(backend.config, settle_wait_s=_PROVIDER_S),
-        endpoint=backend.endpoint,
-        ledger=ledger,
-        journal=journal,
-        kernel_id=record.kernel_id,
-        on_change=on_change,
-        recovered=True,
-    )
+    rental = again(record, backend, on_change, settle_wait_s=_PROVIDER_S)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rental.run)
         await rental.settle(EndReason.STOPPED_BY_USER)

@@ -20,6 +20,7 @@ from jupyter_depin.consumer.ending import confirmed, why_pending
 from jupyter_depin.consumer.launching import Launching
 from jupyter_depin.consumer.link import Link
 from jupyter_depin.consumer.opening import OpenedLease
+from jupyter_depin.consumer.place import Place
 from jupyter_depin.consumer.shown import PathNote, shown
 from jupyter_depin.drivers.clock import steady_ns, unix_ns
 from jupyter_depin.drivers.meter import PayerDriver
@@ -48,6 +49,7 @@ from jupyter_depin.protocol.messages import (
     SettleFailed,
     Signal,
     Spare,
+    Standing,
     Unpaused,
     decode_fact,
     decode_to_payer,
@@ -56,6 +58,7 @@ from jupyter_depin.protocol.messages import (
 from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
+from jupyter_depin.protocol.record import NOWHERE, LaunchedKernel, Where
 from jupyter_depin.protocol.status import RentalStatus
 from jupyter_depin.transport import Endpoint
 from jupyter_depin.tunnel.events import Closed, Event, LaneDrained, LaneFull, Opened
@@ -70,7 +73,8 @@ class Rental:
     """The consumer's live object for one lease. All methods run on the runtime's loop.
 
     `on_change(rental)` is called whenever something that is shown has moved. `recovered`: the lease was opened by a
-    process that is gone; it is taken up again only to be ended.
+    process that is gone; it is taken up again to be ended, or `resume`d. `stands`: the provider has said how the kernel
+    of one taken up stands, or it is over. `left`: it was let go without being ended.
     """
 
     def __init__(
@@ -118,6 +122,9 @@ class Rental:
         self._exited = anyio.Event()
         self._exit_status: int | None = 0
         self._paused = False
+        self._place = Place(journal, self.channel_id, noted=recovered)
+        self.stands = anyio.Event()
+        self.left = False
         self._over = anyio.Event()
         self._provider_ended = anyio.Event()
         self._provider_settled = anyio.Event()
@@ -153,7 +160,13 @@ class Rental:
         return self._exit_status or 0
 
     async def launch(
-        self, local: LocalInfo, *, env: dict[str, str], argv: tuple[str, ...] | None, cwd: str | None
+        self,
+        local: LocalInfo,
+        *,
+        env: dict[str, str],
+        argv: tuple[str, ...] | None,
+        cwd: str | None,
+        where: Where = NOWHERE,
     ) -> None:
         """Start a kernel, for the first time or again in the same lease. Raises why it could not be started."""
         if self._over.is_set():
@@ -167,6 +180,7 @@ class Rental:
         if self._config.thrift != "auto":
             self._driver.send(Lane.LEASE, encode(Spare(self._config.thrift)))
         order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
+        self._place.ordered(LaunchedKernel(self._epoch, local.key, local.signature_scheme, where))
         self._driver.send(Lane.LEASE, encode(order))
         error = await launching.outcome()
         if error is not None:
@@ -179,6 +193,19 @@ class Rental:
             self._driver.send(Lane.LEASE, encode(Signal(self._epoch, signum)))
             if signum == getattr(signal, "SIGKILL", 9):
                 self._kernel_gone(-signum)
+
+    def resume(self, local: LocalInfo, kernel: LaunchedKernel) -> None:
+        """Serve the kernel that an earlier process launched. Called before `run`. Raises `PortInUse`."""
+        self._clients.serve(local)
+        self._clients.attend()
+        self._epoch, self._exit_status = kernel.epoch, None
+
+    async def leave(self) -> None:
+        """Let go of the lease without ending it: its kernel goes on until it is in arrears, for whoever takes it up."""
+        if not self._over.is_set():
+            self.left = True
+            self._over.set()
+        await self._finished.wait()
 
     async def settle(self, reason: EndReason) -> None:
         """End the lease and return when it is settled, or known to be pending (`failure` says why)."""
@@ -193,22 +220,25 @@ class Rental:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_link)
                 await self._over.wait()
-                with anyio.move_on_after(self._config.settle_wait_s):
-                    await self._say_goodbye()
+                if not self.left:
+                    with anyio.move_on_after(self._config.settle_wait_s):
+                        await self._say_goodbye()
                 tasks.cancel_scope.cancel()
         finally:
             self._end(EndReason.STOPPED_BY_USER)
             try:
-                with anyio.move_on_after(self._config.settle_wait_s, shield=True):
-                    await self._conclude()
+                if not self.left:
+                    with anyio.move_on_after(self._config.settle_wait_s, shield=True):
+                        await self._conclude()
             except Exception as error:
                 self.failure = why_pending(self.channel_id, error)
             finally:
                 self._driver.close()
                 self._clients.close()
                 self._finished.set()
-                self._move(State.ENDED)
-                self._changed()
+                if not self.left:
+                    self._move(State.ENDED)
+                    self._changed()
 
     async def _say_goodbye(self) -> None:
         if not self._provider_ended.is_set():
@@ -262,6 +292,7 @@ class Rental:
                     cut_ns = self._link.cut_ns
                     self._meter.start(cut_ns if cut_ns > self._launching.since_ns else steady_ns())
                     self._clients.attend()
+                    self._place.launched()
                     self._launching.succeeded()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
@@ -278,6 +309,12 @@ class Rental:
             case Unpaused():
                 self._paused = False
                 self._move(State.RUNNING)
+            case Standing(epoch=epoch, runs=runs, paused=paused):
+                if epoch != self._epoch or not runs:
+                    self._end(EndReason.KERNEL_SHUTDOWN)
+                self._paused = paused
+                self._move(State.PAUSED if paused else State.RUNNING)
+                self.stands.set()
             case LeftOut() as left:
                 self._clients.tell(too_big(left.size, left.parts, Lane.IOPUB))
             case Ended(reason=reason):
@@ -316,11 +353,13 @@ class Rental:
             if self._launching is not None:
                 self._launching.failed(self._ended_error())
             self._kernel_gone(1)
+            self.stands.set()
 
     def _kernel_gone(self, status: int) -> None:
         if self._exit_status is None:
             self._exit_status = status
             self._exited.set()
+            self._place.gone()
             self._clients.kernel_gone()
 
     def _ended_error(self) -> DepinError:

@@ -29,10 +29,13 @@ from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.opening import open_lease
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.consumer.rental import Rental
+from jupyter_depin.consumer.taking_up import of_kernel, settled_in, take_up, with_its_key
 from jupyter_depin.drivers.loop import new_event_loop
-from jupyter_depin.errors import DepinError, LeaseEnded, RentalNotFound
+from jupyter_depin.errors import DepinError, LeaseEnded, RentalHeld, RentalNotFound
 from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.protocol.local import LocalInfo
+from jupyter_depin.protocol.record import RunningKernel
 from jupyter_depin.protocol.status import RentalStatus
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,8 @@ Listener = Callable[[RentalStatus], None]
 _EXIT_S = 50
 """More than twice what a rental waits for its provider and its ledger."""
 _RETRY_S = (5, 15, 60, 300, 900)
+_ANSWER_S = 15
+"""How long the provider of a rental that is taken up may take to say how its kernel stands."""
 _KEPT = 50
 """Ended rentals whose last status is still shown."""
 
@@ -168,10 +173,46 @@ class Runtime:
             kernel_id=kernel_id,
             on_change=self._changed,
         )
-        self._rentals[opened.channel_id.hex()] = rental
+        self._hold(rental, config, backend)
+        return rental
+
+    async def prepare(self, config: ConsumerConfig) -> None:
+        """Have ready what rentals stand on. Called where one is about to be taken up. Raises what `connect` does."""
+        await self._backend(config)
+
+    async def take_up(
+        self, config: ConsumerConfig, kernel_id: str, local: LocalInfo
+    ) -> tuple[Rental, LocalInfo] | None:
+        """Take up what an earlier process left running under a kernel id. Called through `call`, before renting.
+
+        Returns the rental, and `local` with the key that is the kernel's; None if there is nothing. Raises
+        `RentalHeld`, `PortInUse`, `LeaseEnded`, `NotTakenUp`.
+        """
+        if config.loopback:
+            # Its agent has died with the process that started it.
+            return None
+        backend = await self._backend(config)
+        running = of_kernel(backend.journal, kernel_id)
+        if running is None or running.lease.channel_id.hex() in self._rentals:
+            return None
+        return await self._take_up(running, local, config, backend)
+
+    async def _take_up(
+        self, running: RunningKernel, local: LocalInfo, config: ConsumerConfig, backend: Backend
+    ) -> tuple[Rental, LocalInfo]:
+        channel_id = running.lease.channel_id
+        if any(channel_id in each.ending for each in self._backends.values()):
+            raise RentalHeld(rental=channel_id.hex()[:16])
+        local = with_its_key(local, running.kernel)
+        rental = take_up(running, local, backend, self._changed)
+        self._hold(rental, config, backend)
+        await settled_in(rental, _ANSWER_S)
+        return rental, local
+
+    def _hold(self, rental: Rental, config: ConsumerConfig, backend: Backend) -> None:
+        self._rentals[rental.channel_id.hex()] = rental
         self._changed(rental)
         self._tasks.start_soon(self._keep, rental, config, backend)
-        return rental
 
     async def recover(self, config: ConsumerConfig) -> int:
         """Settle what earlier processes left behind; returns how many rentals are still pending."""
@@ -199,7 +240,7 @@ class Runtime:
         while True:
             pending = self._pending[config] = anyio.Event()
             try:
-                left = await recover(backend, self._changed, self._alive)
+                left = await recover(backend, self._changed, self._alive, keeping=True)
             except Exception:
                 # The journal may be locked or the disk full; living rentals must not suffer for dead ones.
                 log.exception("unsettled rentals could not be looked at")
@@ -215,6 +256,8 @@ class Runtime:
             log.exception("rental=%s failed", rental.channel_id.hex())
         finally:
             self._rentals.pop(rental.channel_id.hex(), None)
+            if rental.left:
+                self._statuses.pop(rental.channel_id.hex(), None)
             if rental.receipt is None and config in self._pending:
                 with contextlib.suppress(DepinError):
                     backend.journal.release(rental.channel_id)

@@ -1,4 +1,4 @@
-"""What must survive a crash: leases, newest vouchers, transactions, receipts. The one door to SQLite.
+"""What must survive a crash: leases, newest vouchers, running kernels, transactions, receipts. The one door to SQLite.
 
 A call that returned is on the disk (WAL, synchronous FULL): the payer journals a voucher before it sends it, the payee
 before it says that it has it, and whatever kills the process, the books are those of the last call that returned.

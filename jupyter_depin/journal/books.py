@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from jupyter_depin.protocol.market import Offer, Terms
 from jupyter_depin.protocol.money import Amount
 from jupyter_depin.protocol.reason import EndReason
 from jupyter_depin.protocol.receipt import Receipt, Transaction
-from jupyter_depin.protocol.record import LeaseRecord, Role
+from jupyter_depin.protocol.record import LaunchedKernel, LeaseRecord, Role, RunningKernel, Where
 from jupyter_depin.protocol.voucher import VerifiedVoucher, Voucher
 
 _RECORD = (
@@ -76,12 +77,69 @@ class Journal(Store):
         self._update(channel_id, "served_ns = MAX(served_ns, ?)", served_ns)
 
     def end(self, channel_id: bytes, reason: str, served_ns: int, ended_ns: int | None = None) -> None:
-        """The lease is over, as of now or `ended_ns` (Unix ns). The first end stays. `reason` is an `EndReason`'s value."""
+        """The lease is over, as of now or `ended_ns` (Unix ns). The first end stays. `reason` is an `EndReason`'s value.
+
+        Nobody can take its kernel up any more, so what is known of that is wiped.
+        """
         self._update(
             channel_id,
             "reason = COALESCE(reason, ?), ended_ns = COALESCE(ended_ns, ?), served_ns = MAX(served_ns, ?)",
             EndReason(reason).value, ended_ns or time.time_ns(), served_ns,
         )  # fmt: skip
+        self.forget_kernel(channel_id)
+
+    # -- its kernel
+
+    def save_kernel(self, channel_id: bytes, kernel: LaunchedKernel) -> None:
+        """The lease's kernel runs: write down what another process needs to take it up."""
+        where = kernel.where
+        with self._writing() as run:
+            if not run("SELECT 1 FROM lease WHERE channel_id = ?", channel_id).fetchone():
+                raise RentalNotFound(rental=channel_id.hex())
+            run(
+                "INSERT OR REPLACE INTO kernel VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                channel_id, kernel.epoch, kernel.key, kernel.signature_scheme, where.kernel_name, where.root,
+                where.document,
+            )  # fmt: skip
+
+    def forget_kernel(self, channel_id: bytes) -> None:
+        """No kernel runs in the lease, or another one is about to: nothing is there to be taken up."""
+        with self._writing() as run:
+            run("DELETE FROM kernel WHERE channel_id = ?", channel_id)
+
+    def running(self) -> list[RunningKernel]:
+        """The payer's open leases whose kernels run, as far as is known, oldest first."""
+        found = []
+        for record in self.open_leases("payer"):
+            rows = self._read(
+                "SELECT epoch, key, signature_scheme, kernel_name, root, document, owner_pid, owner_start"
+                " FROM kernel JOIN lease USING (channel_id) WHERE channel_id = ?",
+                record.channel_id,
+            )
+            for epoch, key, scheme, name, root, document, *owner in rows:
+                kernel = LaunchedKernel(epoch, key, scheme, Where(name, root, document))
+                found.append(RunningKernel(record, kernel, _held(owner)))
+        return found
+
+    def orphaned_ns(self, channel_id: bytes, now_ns: int) -> int | None:
+        """When it was first seen that a running kernel's process is gone (Unix ns): now, if never before.
+
+        None if a process holds it, or if there is no kernel. Every process reads the same moment.
+        """
+        with self._writing() as run:
+            row = run(
+                "SELECT orphaned_ns, owner_pid, owner_start FROM kernel JOIN lease USING (channel_id)"
+                " WHERE channel_id = ? AND reason IS NULL",
+                channel_id,
+            ).fetchone()
+            if row is None or _held(row[1:]):
+                return None
+            run(
+                "UPDATE kernel SET orphaned_ns = COALESCE(orphaned_ns, ?) WHERE channel_id = ?",
+                now_ns,
+                channel_id,
+            )
+            return now_ns if row[0] is None else int(row[0])
 
     def save_path(self, channel_id: bytes, path: str) -> None:
         """How the lease's node is reached now, in words, for the user's other programs."""
@@ -182,6 +240,7 @@ class Journal(Store):
                 start_of(pid),
                 channel_id,
             )
+            run("UPDATE kernel SET orphaned_ns = NULL WHERE channel_id = ?", channel_id)
             return True
 
     def release(self, channel_id: bytes) -> None:
@@ -236,6 +295,10 @@ class Journal(Store):
             done = run(f"UPDATE lease SET {assignments} WHERE channel_id = ?", *values, channel_id)
             if done.rowcount != 1:
                 raise RentalNotFound(rental=channel_id.hex())
+
+
+def _held(owner: Sequence[Any]) -> bool:
+    return owner[0] is not None and lives(*owner)
 
 
 def _text(value: object) -> str:

@@ -21,7 +21,7 @@ from jupyter_depin.errors import DamagedJournal, DepinError, JournalUnavailable,
 
 _APPLICATION = 0x44504A31
 """What SQLite's header calls the program that a file belongs to: "DPJ1"."""
-_SCHEMA = 1
+_SCHEMA = 2
 _BUSY_S = 10.0
 
 # Amounts have 88 bits, SQLite's integers 64: they are decimal text.
@@ -36,6 +36,11 @@ CREATE TABLE lease (
 );
 CREATE TABLE chain_transaction (
     channel_id BLOB NOT NULL REFERENCES lease, kind TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (channel_id, kind, id)
+);
+CREATE TABLE kernel (
+    channel_id BLOB PRIMARY KEY REFERENCES lease, epoch INTEGER NOT NULL, key BLOB NOT NULL,
+    signature_scheme TEXT NOT NULL, kernel_name TEXT NOT NULL, root TEXT NOT NULL, document TEXT NOT NULL,
+    orphaned_ns INTEGER
 );
 """
 

@@ -195,6 +195,17 @@ class Unpaused(msgspec.Struct, frozen=True, tag="unpaused"):
     """The kernel goes on."""
 
 
+class Standing(msgspec.Struct, frozen=True, tag="standing"):
+    """How the kernel stands, for a consumer whose memory is fresh. Said after everything that it may have missed.
+
+    `runs`: whether the kernel of this epoch has neither ended nor is still being started.
+    """
+
+    epoch: int
+    runs: bool
+    paused: bool
+
+
 class LeftOut(msgspec.Struct, frozen=True, tag="left-out"):
     """The kernel said something that is too big for the tunnel: so many bytes, in so many parts."""
 
@@ -227,7 +238,16 @@ class SettleFailed(msgspec.Struct, frozen=True, tag="settle-failed"):
 
 
 LeaseFact = (
-    Launched | LaunchFailed | KernelExited | Paused | Unpaused | LeftOut | Ended | Settled | SettleFailed
+    Launched
+    | LaunchFailed
+    | KernelExited
+    | Paused
+    | Unpaused
+    | Standing
+    | LeftOut
+    | Ended
+    | Settled
+    | SettleFailed
 )
 
 # -- the payment lane

@@ -103,3 +103,41 @@ class LeaseRecord:
     def ended(self) -> bool:
         """Whether it is over; settlement may still be pending."""
         return self.reason is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Who uses a kernel, as far as Jupyter says: enough for a later process to put it back in its place.
+
+    `kernel_name`: the kernel spec; `root`: the folder that a Jupyter server serves, empty for any other program;
+    `document`: the path of the notebook or console that the kernel was started for.
+    """
+
+    kernel_name: str = ""
+    root: str = ""
+    document: str = ""
+
+
+NOWHERE = Where()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedKernel:
+    """What the process that launched a kernel knows of it and nobody else does.
+
+    `key` signs the kernel's messages from end to end, so whoever takes the kernel up must go on with it.
+    """
+
+    epoch: int
+    key: bytes = field(repr=False)
+    signature_scheme: str
+    where: Where = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class RunningKernel:
+    """An open lease whose kernel runs, as far as is known here. `held`: a living process keeps it."""
+
+    lease: LeaseRecord
+    kernel: LaunchedKernel
+    held: bool

@@ -13,11 +13,13 @@ from typing import Any
 
 from jupyter_events import EventLogger
 from jupyter_server.extension.application import ExtensionApp
+from jupyter_server.serverapp import ServerApp
 from traitlets import Callable as CallableTrait
 
 from jupyter_depin.protocol.status import RentalStatus
 from jupyter_depin.server.handlers import routes
 from jupyter_depin.server.source import Rentals, runtime_rentals
+from jupyter_depin.server.taking_up import put_back
 from jupyter_depin.server.wire import status_to_json
 
 RENTAL_SCHEMA = "https://schema.jupyter-depin.org/rental/v1"
@@ -39,11 +41,16 @@ class DepinExtension(ExtensionApp):
         """Register the event. Called by Jupyter Server when the extension is loaded."""
         self._rentals: Rentals | None = None
         self._unsubscribe: Callable[[], None] | None = None
+        self.putting_back: asyncio.Task[None] | None = None
         self._events.register_event_schema(Path(__file__).parent / "events" / "rental.yaml")
 
     def initialize_handlers(self) -> None:
         """Add the routes. Called by Jupyter Server when the extension is loaded."""
         self.handlers.extend(routes(self))
+
+    async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
+        """Put back what an earlier server of this folder left running. Called once the server's loop runs."""
+        self.putting_back = asyncio.create_task(put_back(serverapp))
 
     def rentals(self) -> Rentals:
         """The rentals, from the first call on also listened to. Called by the handlers, on the server's loop."""
@@ -57,6 +64,8 @@ class DepinExtension(ExtensionApp):
 
     async def stop_extension(self) -> None:
         """Stop listening. Called by Jupyter Server when it shuts down; settling is the provisioner's part."""
+        if self.putting_back is not None:
+            self.putting_back.cancel()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None

@@ -48,6 +48,7 @@ class Rental:
     channel_id: bytes = b"\1" * 32
     receipt: object = None
     failure: Exception | None = None
+    left: bool = False
 
     async def run(self) -> None:
         if self.failure is not None:
@@ -61,7 +62,7 @@ class Recovery:
         self._outcomes = list(outcomes)
         self.calls = 0
 
-    async def __call__(self, *_: object) -> int:
+    async def __call__(self, *_: object, keeping: bool = False) -> int:
         self.calls += 1
         outcome = self._outcomes.pop(0) if self._outcomes else 0
         if isinstance(outcome, Exception):
