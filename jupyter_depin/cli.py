@@ -86,6 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     rentals.add_argument("--settle", action="store_true", help="settle those that no running program holds")
     rentals.set_defaults(run=_rentals)
 
+    attach = command("attach", "take up a rental whose program is gone, with its kernel and its variables")
+    attach.add_argument(
+        "rental", nargs="?", metavar="RENTAL", help="the beginning of its id; none: list them"
+    )
+    attach.add_argument(
+        "--existing-file",
+        type=Path,
+        metavar="FILE",
+        help="where the connection file goes, for `--existing FILE`",
+    )
+    attach.add_argument("--leave", action="store_true", help="at Ctrl-C, let it go instead of settling it")
+    attach.add_argument("--json", action="store_true", help="one JSON object per line")
+    attach.set_defaults(run=_attach)
+
     receipts = command("receipts", "what was paid, newest first")
     receipts.add_argument("--json", action="store_true", help="one JSON object per line")
     receipts.set_defaults(run=_receipts)
@@ -161,6 +175,33 @@ def _rentals(options: argparse.Namespace) -> int:
         elif not options.settle:
             print("`jupyter depin rentals --settle` settles those that no running program holds.")
     return 1 if left else 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from jupyter_depin import attach
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    config = ConsumerConfig.load(options.home)
+    if options.rental is None:
+        if options.existing_file is not None or options.leave:
+            raise ConfigError(detail="--existing-file and --leave go with RENTAL")
+        attach.show(config, as_json=options.json, say=say)
+        return 0
+
+    async def hold() -> None:
+        await attach.hold(
+            config,
+            options.rental,
+            file=options.existing_file,
+            leave=options.leave,
+            as_json=options.json,
+            say=say,
+        )
+
+    anyio.run(hold)
+    return 0
 
 
 def _pending(journal: Journal) -> list[LeaseRecord]:

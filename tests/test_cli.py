@@ -16,7 +16,7 @@ from jupyter_depin.protocol.identity import NO_ADDRESS, NodeAddress, Ticket, che
 from jupyter_depin.transport.iroh import node_id_of
 
 TICKET = Ticket(NodeAddress(node_id_of(bytes(32)), (), ("127.0.0.1:9",)), Wallet.generate().address)
-COMMANDS = ("demo", "rentals", "receipts", "wallet", "kernel", "doctor")
+COMMANDS = ("demo", "rentals", "attach", "receipts", "wallet", "kernel", "doctor")
 
 
 @pytest.fixture

@@ -115,10 +115,16 @@ def take_up(
 async def settled_in(rental: Rental, patience_s: float) -> None:
     """Wait until the provider has said that the kernel runs.
 
-    Raises `LeaseEnded` (the rental settles itself) and, if nobody answers, `NotTakenUp`: then it is let go, as it was.
+    Raises `LeaseEnded` (the rental settles itself) and, if nobody answers, `NotTakenUp`: then, or if the caller gives up
+    meanwhile, it is let go as it was.
     """
-    with anyio.move_on_after(patience_s):
-        await rental.stands.wait()
+    try:
+        with anyio.move_on_after(patience_s):
+            await rental.stands.wait()
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await rental.leave()
+        raise
     if rental.reason is not None:
         raise LeaseEnded(reason=SENTENCES[rental.reason])
     if not rental.stands.is_set():

