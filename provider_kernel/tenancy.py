@@ -53,6 +53,7 @@ from jupyter_depin.transport import Connection, Stream
 from jupyter_depin.tunnel.backlog import Backlog
 from jupyter_depin.tunnel.events import CaughtUp, Closed, Event, LaneDrained, LaneFull
 from jupyter_depin.tunnel.machine import Tunnel
+from provider_kernel.joining import Joining
 from provider_kernel.output import LANE_LIMIT, Output
 from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, SandboxedKernel, remove
 
@@ -124,6 +125,7 @@ class Tenancy:
         self._orders_in, self._orders = anyio.create_memory_object_stream[Launch](64)
         self._kernel: SandboxedKernel | None = None
         self._channels: KernelSide | None = None
+        self._joining: Joining | None = None
         self._epoch = self._ordered_epoch = 0
         self._runs = False
         self._memory: bytes | None = None
@@ -262,7 +264,13 @@ class Tenancy:
             self._kernel = kernel = await self._sandbox.start(command, folder=folder, limits=self._limits)
             sockets = kernel.sockets
             endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
-            self._channels = KernelSide(endpoints, self._output.said, self.driver.hold)
+            try:
+                self._joining = Joining(self.driver, self._output.said, order.key, order.signature_scheme)
+                said = self._joining.said
+            except ValueError:
+                # A scheme that only its kernel knows: nobody else can sign for it.
+                said = self._output.said
+            self._channels = KernelSide(endpoints, said, self.driver.hold)
         except BaseException:
             # Nobody would ever use it, pay for it, or stop it.
             with anyio.CancelScope(shield=True):
@@ -280,6 +288,8 @@ class Tenancy:
         # The last output is read before the end is told.
         while self._channels is not None and epoch == self._epoch and self._channels.pending():
             await anyio.lowlevel.checkpoint()
+        if self._joining is not None and epoch == self._epoch:
+            self._joining.flush()
         self._output.last(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:
@@ -291,7 +301,9 @@ class Tenancy:
         finally:
             if self._channels is not None:
                 self._channels.close()
-            self._kernel = self._channels = None
+            if self._joining is not None:
+                self._joining.flush()
+            self._kernel = self._channels = self._joining = None
 
     def _stop_for(self, cause: str, stop: bool) -> None:
         """Stop the kernel while there is any cause to; SIGSTOP loses nothing and can be taken back."""

@@ -89,6 +89,9 @@ class TunnelDriver:
             going.set()
         self.connection: Connection | None = None
         self.bytes_down = 0
+        self.thrifty = False
+        """Whether this end compresses what it sends."""
+        self._follow()
         self._arm()
 
     @property
@@ -115,11 +118,6 @@ class TunnelDriver:
     def bytes_up(self) -> int:
         """Bytes that were handed to the transport so far, over all connections."""
         return self._control.written + sum(queue.written for queue in self._lanes.values())
-
-    @property
-    def thrifty(self) -> bool:
-        """Whether this end compresses what it sends."""
-        return self._thrift.on
 
     def asked(self, wish: Wish) -> None:
         """The peer asks for thrift, or for none, or leaves it to this end. Called by the owner of the tunnel."""
@@ -323,7 +321,8 @@ class TunnelDriver:
 
     def _follow(self) -> None:
         on = self._thrift.on
-        if on != self._lanes[Lane.IOPUB].thrifty:
+        if on != self.thrifty:
+            self.thrifty = on
             log.info("what is sent is %s from here on", "compressed" if on else "plain")
             for queue in self._lanes.values():
                 queue.thrifty = on

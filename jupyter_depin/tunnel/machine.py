@@ -242,6 +242,11 @@ class Tunnel:
         window = self._windows[lane]
         return not window.unacked and (window.backlog is None or not window.backlog.waiting)
 
+    def counts(self, lane: Lane) -> tuple[int, int]:
+        """How many messages of a lane were numbered for the peer so far, and how many of them it has taken."""
+        window = self._windows[lane]
+        return window.sent, window.sent - len(window.unacked)
+
     def caught_up(self, lane: Lane) -> bool:
         """Whether the peer lags no more behind a lane because it was away: all that waited for it was taken."""
         return not self._windows[lane].late
