@@ -102,6 +102,8 @@ class Tunnel:
         self._step("detach")
         self._pulse.end()
         self._flow.cut()
+        # What was found about that connection says nothing of the next one.
+        self._events = deque(e for e in self._events if not isinstance(e, Doubtful | Heard | Silent))
         self._out, self._ack_at = [], None
         for lane in self._backlogs:
             self._windows[lane].peer_gone()

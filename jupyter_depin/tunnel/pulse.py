@@ -89,8 +89,7 @@ class Pulse:
         self._open_since = None
         if not self.doubtful:
             return False
-        # An answer to an older question may have been held up by the outage: it says nothing of the round trip.
-        self.doubtful, self._sampled_from = False, self.nonce
+        self.doubtful = False
         self.at = now + self._quick_ns
         return True
 
@@ -99,8 +98,13 @@ class Pulse:
         asked_at = self._asked.pop(nonce, None)
         if asked_at is None or nonce < self._sampled_from:
             return
-        sample = now - asked_at
-        rtt = self.rtt_ns = sample if self.rtt_ns is None else (3 * self.rtt_ns + sample) // 4
+        rtt, sample = self.rtt_ns, now - asked_at
+        if rtt is None or sample < rtt:
+            # A question that was lost once was late, and none is early: downward is believed sooner.
+            rtt = sample if rtt is None else (rtt + sample) // 2
+        else:
+            rtt = (7 * rtt + sample) // 8
+        self.rtt_ns = rtt
         self._quick_ns = max(QUICK_NS, 2 * rtt + QUICK_NS // 2)
         self._patience_ns = max(PATIENCE_NS, 2 * rtt + PATIENCE_NS // 2)
         self._again_ns = max(QUICK_NS, 3 * rtt // 2)
@@ -123,6 +127,9 @@ class Pulse:
             self._open_since = now
             if not owed:
                 self._pace = min(2 * self._pace, self._idle_ns)
+        else:
+            # The answer to an earlier question may be held up by an outage: it says nothing of the round trip.
+            self._sampled_from = self.nonce + 1
         unanswered = now - self._open_since
         if unanswered >= GIVE_UP * self._patience_ns:
             self.at = None

@@ -1,12 +1,12 @@
-"""Run benchmarks: `python -m tests.bench [NAME …] [--list] [--quick]`. A NAME is the beginning of a figure's name."""
+"""Run benchmarks: `python -m tests.bench [NAME …] [--list] [--quick] [--long]`. A NAME is the beginning of a figure's name."""
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, money, start
+from tests.bench import channels, cuts, money, start
 
-BENCHMARKS = (*channels.BENCHMARKS, *money.BENCHMARKS, *start.BENCHMARKS)
+BENCHMARKS = (*channels.BENCHMARKS, *money.BENCHMARKS, *start.BENCHMARKS, *cuts.BENCHMARKS)
 
 
 def main() -> int:
@@ -17,8 +17,13 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="say what there is, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no figures to keep")
+    parser.add_argument("--long", action="store_true", help="also those that take many minutes")
     asked = parser.parse_args()
-    chosen = [benchmark for benchmark in BENCHMARKS if benchmark.chosen(asked.names)]
+    chosen = [
+        benchmark
+        for benchmark in BENCHMARKS
+        if benchmark.chosen(asked.names) and (asked.list or asked.long or not benchmark.long)
+    ]
     if not chosen:
         parser.error(f"there is no benchmark {' or '.join(asked.names)}")
     for benchmark in chosen:

@@ -7,7 +7,7 @@ channels under test. The same client is used on every peer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,25 @@ class Client:
                 else:
                     on_output(message["msg_type"])
         return True
+
+    def outputs(self, code: str, patience_s: float) -> Iterator[dict[str, Any]]:
+        """Run a cell and give the content of each of its outputs as it comes, until the kernel is idle."""
+        content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
+        request = self._session.msg("execute_request", content)
+        self._shell.send_multipart(self._session.serialize(request))
+        while self._iopub.poll(int(patience_s * 1000)):
+            _, frames = self._session.feed_identities(self._iopub.recv_multipart())
+            message = self._session.deserialize(frames, content=True)
+            if message["parent_header"].get("msg_id") != request["header"]["msg_id"]:
+                continue
+            if message["msg_type"] == "status":
+                if message["content"]["execution_state"] == "idle":
+                    # Its reply must not be taken for the next cell's.
+                    self._shell.recv_multipart()
+                    return
+            elif message["msg_type"] != "execute_input":
+                yield message["content"]
+        raise TimeoutError(f"nothing in {patience_s} s")
 
     def timed(
         self, code: str, rounds: int = 1, on_output: Callable[[str], None] = lambda kind: None

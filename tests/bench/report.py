@@ -36,13 +36,14 @@ class Line:
 class Benchmark:
     """Some figures that are measured together. `run(quick)` yields them; `names` promises which.
 
-    `better`: which way is better for value and ratio alike.
+    `better`: which way is better for value and ratio alike. `long`: it takes many minutes, and runs only when asked to.
     """
 
     names: tuple[str, ...]
     better: Literal["lower", "higher"]
     says: str
     run: Callable[[bool], Iterator[Line]]
+    long: bool = False
 
     def chosen(self, words: Sequence[str]) -> bool:
         """Whether one of the words begins a name of this benchmark; no words choose all."""

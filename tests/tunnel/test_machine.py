@@ -216,36 +216,47 @@ def test_a_doubtful_connection_on_which_something_comes_is_heard():
     play.over()
 
 
-def test_the_round_trip_is_measured_and_a_long_one_is_waited_for():
-    play = opened(ping_ns=PING)
-    play >> (S, "handle_timer") << Ping(1)
-    play >> (S + S // 2, "handle_timer") << Ping(2)
-    play >> (S + 800, "receive", Pong(1))
-    assert play.tunnel.rtt_ns == 800
-    play >> (2 * S + 800, "receive", Pong(2))
-    assert play.tunnel.rtt_ns == (3 * 800 + S // 2 + 800) // 4
-    now = 2 * S + 800
-    for i in range(3, 20):
-        while not play.frames:
-            now = play.tunnel.get_timer()
-            play.tunnel.handle_timer(now)
-            play.frames += play.tunnel.frames_to_send()
-        play << Ping(i)
-        now += 1_200_000_000
-        play.tunnel.receive(Pong(i), now)
-        # As long as the round trip is not known, there may be doubt.
-        while play.tunnel.next_event() is not None:
-            play.frames.clear()
-    assert 1_150_000_000 < play.tunnel.rtt_ns <= 1_200_000_000
+def asked(play: Play, number: int) -> int:
+    """Let the clock ring until a question is asked; when that was."""
     while not play.frames:
         now = play.tunnel.get_timer()
         play.tunnel.handle_timer(now)
         play.frames += play.tunnel.frames_to_send()
-    play << Ping(20)
-    play >> (now + S, "handle_timer")
-    assert play.tunnel.get_timer() > now + 3 * S // 2
-    play >> (now + 2_500_000_000, "handle_timer") << Ping(21)
-    play >> (now + 2_900_000_000, "handle_timer")
+    play << Ping(number)
+    return now
+
+
+def test_the_round_trip_is_measured():
+    play = opened(ping_ns=PING)
+    rtts = []
+    for number, took in enumerate((800, 1600, 100), 1):
+        now = asked(play, number)
+        play >> (now + took, "receive", Pong(number))
+        rtts.append(play.tunnel.rtt_ns)
+    # Downward is believed sooner: a question that was lost once was late, and none is early.
+    assert rtts == [800, 900, 500]
+
+
+def test_a_question_that_was_asked_again_measures_nothing():
+    play = opened(ping_ns=PING)
+    now = asked(play, 1)
+    assert asked(play, 2) == now + S // 2
+    play >> (now + S // 2 + 800, "receive", Pong(1))
+    assert play.tunnel.rtt_ns is None
+    play >> (now + S // 2 + 800, "receive", Pong(2))
+    assert play.tunnel.rtt_ns == 800
+
+
+def test_a_long_way_is_waited_for():
+    play = opened(ping_ns=PING)
+    ms = S // 1000
+    play >> (asked(play, 1) + 450 * ms, "receive", Pong(1))
+    now = asked(play, 2)
+    assert asked(play, 3) == now + 675 * ms
+    assert play.tunnel.next_event() is None
+    assert asked(play, 4) == now + 1350 * ms
+    assert play.tunnel.next_event() is None
+    play >> (now + 2025 * ms, "handle_timer") << Doubtful() << Ping(5)
     play.over()
 
 

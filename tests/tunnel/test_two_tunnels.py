@@ -125,6 +125,8 @@ class TwoTunnels(RuleBasedStateMachine):
             self.flight[i].clear()
             self.untold[i] = None
             self.ends[i].detach(self.now)
+        for i in (0, 1):
+            self.flush(i)
 
     @precondition(lambda self: self.up)
     @rule(i=ends, count=st.integers(1, 8), choice=st.randoms(use_true_random=False))
