@@ -16,7 +16,7 @@ import zmq
 
 from jupyter_depin.channels.outbox import Outbox
 from jupyter_depin.channels.patience import Patience
-from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, translated, unlimited
+from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, new_socket, translated
 from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
 
@@ -44,7 +44,6 @@ class ClientSide:
 
     def __init__(self, info: LocalInfo, on_message: Handler, hold: Hold = lambda *_: None) -> None:
         self.info = info
-        self._context = zmq.Context()
         self._on_message = on_message
         self._sockets: dict[str, LoopSocket] = {}
         self._hold = hold
@@ -112,7 +111,6 @@ class ClientSide:
             socket.close()
         for outbox in self.outboxes.values():
             outbox.close()
-        self._context.destroy(0)
 
     def _outbox(self, channel: str) -> Outbox:
         lane = Lane[channel.upper()]
@@ -125,7 +123,7 @@ class ClientSide:
         self._hold(lane, over, "clients that do not read")
 
     def _bound(self, channel: str) -> zmq.Socket[bytes]:
-        socket = unlimited(self._context.socket(zmq.XPUB if channel == "iopub" else zmq.ROUTER))
+        socket = new_socket(zmq.XPUB if channel == "iopub" else zmq.ROUTER)
         if channel == "iopub":
             socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         else:

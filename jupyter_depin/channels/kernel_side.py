@@ -16,7 +16,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from jupyter_depin.channels.outbox import MESSAGE, Outbox
-from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, readable, translated, unlimited
+from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, new_socket, readable, translated
 from jupyter_depin.errors import RemoteProtocolError, TransportError
 from jupyter_depin.protocol.frames import MAX_FRAME, Lane, Part
 
@@ -33,6 +33,13 @@ _UNREAD = 1 << 20
 _NOT_YET, _STANDS_STILL = "a kernel that does not listen yet", "a kernel that does not read"
 _SUBSCRIBED_S = 0.1
 """How long after its handshake a subscription that the kernel does not confirm is taken for made."""
+
+
+def _new_socket(kind: int) -> zmq.Socket[bytes]:
+    socket = new_socket(kind)
+    # A hostile kernel's frames lie in this process, outside the kernel's own limits.
+    socket.maxmsgsize = MAX_FRAME
+    return socket
 
 
 class _Monitor:
@@ -104,7 +111,6 @@ class KernelSide:
     def __init__(
         self, endpoints: Mapping[str, str], on_message: Handler, hold: Hold = lambda *_: None
     ) -> None:
-        self._context = zmq.Context()
         self._hold = hold
         self._held: set[tuple[Lane, str]] = set()
         self.outboxes = {lane: self._outbox(lane) for lane in LANES.values()}
@@ -113,9 +119,7 @@ class KernelSide:
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
         self._waiting: list[tuple[Lane, Sequence[Part]]] | None = []
         self._waiting_bytes = 0
-        # A hostile kernel's frames lie in this process, outside the kernel's own limits.
-        self._context.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
-        iopub = unlimited(self._context.socket(zmq.SUB))
+        iopub = _new_socket(zmq.SUB)
         iopub.setsockopt(zmq.SUBSCRIBE, b"")
         loop = asyncio.get_running_loop()
         self._monitor = _Monitor(iopub, lambda: loop.call_later(_SUBSCRIBED_S, self._subscribed))
@@ -153,7 +157,6 @@ class KernelSide:
             self._keep_back(lane, False, why)
         self._monitor.close()
         self._iopub.close()
-        self._context.destroy(0)
 
     def _outbox(self, lane: Lane) -> Outbox:
         return Outbox(_UNREAD, lambda over: self._keep_back(lane, over, _STANDS_STILL))
@@ -203,9 +206,9 @@ class KernelSide:
 
     def _connect(self, client: _Client, identity: bytes, own: bytes) -> None:
         for channel, lane in LANES.items():
-            socket = self._context.socket(zmq.DEALER)
+            socket = _new_socket(zmq.DEALER)
             client.sockets[lane] = LoopSocket(
-                unlimited(socket), self._receiver(identity, lane), self.outboxes[lane], identity
+                socket, self._receiver(identity, lane), self.outboxes[lane], identity
             )
             socket.setsockopt(zmq.IDENTITY, own)
             if lane is Lane.STDIN:

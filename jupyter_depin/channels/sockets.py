@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -32,6 +33,27 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _TURN = 200
 """Messages that one socket may deliver before the loop turns to others."""
+
+
+_MOST_SOCKETS = 1 << 14
+"""Five or more for each kernel; ZeroMQ's own bound would end at two hundred kernels."""
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
+
+
+def new_socket(kind: int) -> zmq.Socket[bytes]:
+    """A socket without limits of its own, of the one context that all channels of this process share.
+
+    A context of ZeroMQ has two threads, which a kernel that stands idle does not need for itself. It lasts as long as
+    the process; a forked one makes its own.
+    """
+    # Bounds belong to the tunnel, which stops the source; ZeroMQ's own would drop messages.
+    context = _contexts.get(os.getpid())
+    if context is None:
+        context = _contexts[os.getpid()] = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
+    socket = context.socket(kind)
+    socket.linger, socket.sndhwm, socket.rcvhwm = 0, 0, 0
+    return socket
 
 
 @contextmanager
@@ -145,10 +167,3 @@ class LoopSocket:
 
 
 LANES = {"shell": Lane.SHELL, "stdin": Lane.STDIN, "control": Lane.CONTROL}
-
-
-def unlimited(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """Lift a socket's own limits. Called before it is bound or connected."""
-    # Bounds belong to the tunnel, which stops the source; ZeroMQ's own would drop messages.
-    socket.linger, socket.sndhwm, socket.rcvhwm = 0, 0, 0
-    return socket

@@ -8,7 +8,8 @@ The library keeps a node's port until the last object of that node is gone: conn
 endpoint. Closing an endpoint therefore takes all of them away from whoever still holds ours.
 
 What the binding does not let us choose: QUIC's idle time-out (30 s) and keep-alive, so whoever must notice a dead link
-sooner needs acknowledgements of its own; and a second socket for IPv6 on all interfaces, whatever `listen` says.
+sooner needs acknowledgements of its own; the windows of flow control (1.25 MB for each stream; that of a connection can
+be set, but only once the peer was told that it has no bound); and a second socket for IPv6 on all interfaces, whatever `listen` says.
 
 Rejected: asyncssh (no way through NATs), aioquic (the same, and slow), libp2p (another event loop).
 """

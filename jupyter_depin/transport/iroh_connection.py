@@ -27,6 +27,8 @@ _CHUNK = 1 << 18
 
 _READ = 1 << 18
 """The library makes a buffer of the whole limit for each read, so a larger one costs more than it brings."""
+_IDLE_READ = 1 << 12
+"""The limit where little comes: that buffer lies in memory for as long as a stream is silent. It grows as more comes."""
 
 _calls = choose()
 
@@ -150,6 +152,7 @@ class IrohStream:
         self._receiver: Any = owned(halves.recv())
         self._sender: Any = owned(halves.send())
         self._reading: Pending | None = None
+        self._room = _IDLE_READ
         self._surplus = b""
         self._over: str | None = None
         self._priority: int | None = None
@@ -161,13 +164,17 @@ class IrohStream:
         if not self._surplus:
             if self._receiver is None:
                 raise ConnectionLost(detail=self._over or "")
-            reading = self._reading = self._reading or _calls.read(self._receiver, min(limit, _READ))
+            reading = self._reading = self._reading or _calls.read(self._receiver, min(limit, self._room))
             try:
                 data: bytes = await reading.wait()
             except (iroh.IrohError, iroh_ffi.InternalError) as error:
                 self._reading = None
                 raise self._connection.lost(error) from error
             self._reading = None
+            if len(data) >= self._room:
+                self._room = min(4 * self._room, _READ)
+            elif len(data) < _IDLE_READ:
+                self._room = _IDLE_READ
             if len(data) <= limit:
                 return data
             # An earlier, cancelled read had asked for more.

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, cuts, money, start
+from tests.bench import channels, cuts, interrupt, money, start
 
-BENCHMARKS = (*channels.BENCHMARKS, *money.BENCHMARKS, *start.BENCHMARKS, *cuts.BENCHMARKS)
+BENCHMARKS = (
+    *channels.BENCHMARKS,
+    *cuts.BENCHMARKS,
+    *interrupt.BENCHMARKS,
+    *money.BENCHMARKS,
+    *start.BENCHMARKS,
+)
 
 
 def main() -> int:
