@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, cuts, interrupt, money, start
+from tests.bench import channels, cuts, idle, interrupt, money, start
 
 BENCHMARKS = (
     *channels.BENCHMARKS,
     *cuts.BENCHMARKS,
+    *idle.BENCHMARKS,
     *interrupt.BENCHMARKS,
     *money.BENCHMARKS,
     *start.BENCHMARKS,

@@ -1,6 +1,7 @@
 """The peer that everybody has: a kernel's ports forwarded over SSH, by asyncssh, with a program for each end.
 
-`serve` prints its port; `forward PORT TARGET …` prints the local ports that stand for the targets. Two programs rather
+`serve` prints its port; `forward PORT TARGET …` prints the local ports that stand for the targets; `idle PORT` makes
+connections that nobody uses and obeys as `tests.bench.idle` does. Two programs rather
 than threads of the benchmark, so that the peer is at its best.
 """
 
@@ -11,6 +12,8 @@ import json
 import sys
 
 import asyncssh
+
+from tests.bench.idle import obey
 
 
 class _Server(asyncssh.SSHServer):
@@ -39,6 +42,31 @@ async def _forward(port: int, targets: list[int]) -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
+async def _idle(port: int) -> None:
+    connections: list[asyncssh.SSHClientConnection] = []
+
+    async def take(number: int) -> None:
+        while len(connections) < number:
+            connection = await asyncssh.connect(
+                "127.0.0.1",
+                port,
+                known_hosts=None,
+                username="bench",
+                client_keys=None,
+                compression_algs=["none"],
+            )
+            for target in range(1, 6):
+                await connection.forward_local_port("127.0.0.1", 0, "127.0.0.1", target)
+            connections.append(connection)
+
+    await obey(take)
+
+
 if __name__ == "__main__":
     _, role, *numbers = sys.argv
-    asyncio.run(_serve() if role == "serve" else _forward(int(numbers[0]), [int(n) for n in numbers[1:]]))
+    if role == "serve":
+        asyncio.run(_serve())
+    elif role == "idle":
+        asyncio.run(_idle(int(numbers[0])))
+    else:
+        asyncio.run(_forward(int(numbers[0]), [int(n) for n in numbers[1:]]))
