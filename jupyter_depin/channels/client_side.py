@@ -14,25 +14,15 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from jupyter_depin.channels.header import DELIMITER, header
 from jupyter_depin.channels.outbox import Outbox
 from jupyter_depin.channels.patience import Patience
 from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, new_socket, translated
 from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
 
-_DELIMITER = b"<IDS|MSG>"
-_LONGEST_HEADER = 4096
 _UNREAD = 64 << 20
 """Bytes kept for clients that do not read, per channel; then the kernel's messages of that channel wait."""
-
-
-def _header(parts: Sequence[Part]) -> bytes:
-    """The header of a Jupyter message; empty if this is none."""
-    for i, part in enumerate(parts[:-2]):
-        if len(part) == len(_DELIMITER) and bytes(part) == _DELIMITER:
-            header = parts[i + 2]
-            return bytes(header) if len(header) <= _LONGEST_HEADER else b""
-    return b""
 
 
 class ClientSide:
@@ -69,16 +59,19 @@ class ClientSide:
         """Hand a message from the kernel to the clients."""
         if lane is Lane.IOPUB:
             # Each subscriber was already welcomed here, at the moment it subscribed.
-            if b'"iopub_welcome"' in _header(parts):
+            if b'"iopub_welcome"' in header(parts):
                 return
             self._sockets["iopub"].send(parts)
         else:
             self._sockets[lane.name.lower()].send(parts)
 
-    def say(self, text: str) -> None:
-        """Show a line in the output of the cell that ran last, as if the kernel had written it to standard error."""
+    def say(self, text: str, request: bytes = b"") -> None:
+        """Show a line in a cell's output, as if the kernel had written it to standard error.
+
+        `request`: the header of the cell's request; without it, it is the one that ran last.
+        """
         content = {"name": "stderr", "text": text + "\n"}
-        self._publish(b"stream.stderr", "stream", content, self.last_request)
+        self._publish(b"stream.stderr", "stream", content, request or self.last_request)
 
     def pause(self, lane: Lane, paused: bool) -> None:
         """Stop or go on taking clients' messages of one lane (their own queues hold what comes meanwhile)."""
@@ -157,9 +150,9 @@ class ClientSide:
         return receive
 
     def _remember(self, parts: list[Part]) -> None:
-        header = _header(parts)
-        if b'"execute_request"' in header:
-            self.last_request = header
+        asked = header(parts)
+        if b'"execute_request"' in asked:
+            self.last_request = asked
 
     def _subscribed(self, parts: list[Part]) -> None:
         request = bytes(parts[0])
@@ -181,4 +174,4 @@ class ClientSide:
         for frame in frames:
             mac.update(frame)
         signature = mac.hexdigest().encode() if self.info.key else b""
-        self._sockets["iopub"].send([*([topic] if topic else []), _DELIMITER, signature, *frames])
+        self._sockets["iopub"].send([*([topic] if topic else []), DELIMITER, signature, *frames])

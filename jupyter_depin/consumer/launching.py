@@ -19,6 +19,11 @@ class Launching:
         self._done = anyio.Event()
         self._error: DepinError | None = None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether nobody knows yet how it went."""
+        return not self._done.is_set()
+
     def succeeded(self) -> None:
         """The kernel is ready."""
         self._done.set()

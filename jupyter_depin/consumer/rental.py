@@ -43,6 +43,7 @@ from jupyter_depin.protocol.messages import (
     Launch,
     Launched,
     LaunchFailed,
+    LeaseFact,
     LeftOut,
     Paused,
     Settled,
@@ -116,7 +117,7 @@ class Rental:
         )
         if recovered:
             self._meter.restore(opened.paid, opened.served_ns, opened.elapsed_ns)
-        self._clients = Clients(self._from_client, self._driver.hold)
+        self._clients = Clients(self._from_client, self._driver.hold, self._driver.later)
         self._epoch = 0
         self._launching: Launching | None = None
         self._exited = anyio.Event()
@@ -280,12 +281,12 @@ class Rental:
         if lane is Lane.PAYMENT:
             self._meter.receive(decode_to_payer(bytes(parts[0])))
         elif lane is Lane.LEASE:
-            self._fact(bytes(parts[0]))
+            self._clients.in_turn(decode_fact(bytes(parts[0])), self._fact)
         else:
             self._clients.deliver(lane, parts)
 
-    def _fact(self, word: bytes) -> None:
-        match decode_fact(word):
+    def _fact(self, fact: LeaseFact) -> None:
+        match fact:
             case Launched(epoch=epoch):
                 if epoch == self._epoch and self._launching is not None:
                     # The news may have waited for a cut link; the kernel may be ready since then.
@@ -330,7 +331,8 @@ class Rental:
     def _tunnel_event(self, event: Event) -> None:
         self._link.notice(event)
         match event:
-            case Opened():
+            case Opened(kept=kept):
+                self._clients.expect(kept, self._launching)
                 if self._lifecycle.state is State.RECONNECTING:
                     self._move(State.PAUSED if self._paused else State.RUNNING)
             case Closed(expired=True):
@@ -348,6 +350,7 @@ class Rental:
         if not self._over.is_set():
             self._move(State.ENDING, reason)
             self._over.set()
+            self._clients.hurry()
             if self._exit_status is None and reason not in _QUIET:
                 self._clients.tell(self._ended_error())
             if self._launching is not None:

@@ -22,12 +22,19 @@ class Notebook:
 
     def __init__(self, monkeypatch):
         self.seen: list[str] = []
+        self.requests: list[bytes] = []
         monkeypatch.setattr(ClientSide, "deliver", lambda side, lane, parts: self._deliver(lane, parts))
-        monkeypatch.setattr(ClientSide, "say", lambda side, text: self.seen.append(text))
+        monkeypatch.setattr(ClientSide, "say", lambda side, text, request=b"": self._say(text, request))
 
     def _deliver(self, lane, parts):
         if lane is Lane.IOPUB:
             self.seen.append(bytes(parts[1][:20]).rstrip(b".").decode())
+        else:
+            self.seen.append(lane.name)
+
+    def _say(self, text, request):
+        self.seen.append(text)
+        self.requests.append(request)
 
     @property
     def numbers(self):
@@ -107,6 +114,55 @@ async def test_200_mb_into_1_mb_leave_a_marker_and_the_newest(world, notebook):
         assert notebook.numbers[:at] == list(range(at))
         assert notebook.numbers[at:] == list(range(at + missing, 20_000))
         assert len(notebook.numbers) - at > 80
+
+
+async def test_what_was_kept_comes_at_a_pace_and_live_output_at_once(world, notebook):
+    async with world() as w:
+        _, _, tenancy = await rented(w)
+        prints(tenancy, range(5000), size=10)
+        await w.clock.turns(200)
+        assert len(notebook.numbers) == 5000
+        await go_away(w)
+        prints(tenancy, range(5000, 10_000), size=10)
+        w.mend()
+        await w.clock.until(lambda: tenancy.driver.attached)
+        await w.clock.wait(3)
+        assert 7000 < len(notebook.numbers) <= 7400
+        prints(tenancy, [10_000], size=10)
+        await w.clock.wait(5)
+        assert notebook.numbers == list(range(10_001))
+        prints(tenancy, range(10_001, 15_000), size=10)
+        await w.clock.turns(200)
+        assert len(notebook.numbers) == 15_000
+
+
+async def test_the_reply_to_a_cell_comes_behind_its_output(world, notebook):
+    async with world() as w:
+        _, _, tenancy = await rented(w)
+        await go_away(w)
+        prints(tenancy, range(3000), size=10)
+        header = b'{"msg_type": "%s_reply"}'
+        for kind in (b"execute", b"complete"):
+            parts = [b"client", b"<IDS|MSG>", b"", header % kind, b"{}", b"{}", b"{}"]
+            tenancy._output.said(Lane.SHELL, parts)
+        await come_back(w, tenancy)
+        await w.clock.until(lambda: len(notebook.seen) == 3002, 60)
+        assert notebook.seen[0] == "SHELL", "other replies do not wait"
+        assert notebook.seen[1:] == [*map(str, range(3000)), "SHELL"]
+
+
+async def test_the_gap_is_named_in_the_cell_that_has_it(world, notebook, monkeypatch):
+    monkeypatch.setattr(output_module, "_MEMORY", 50_000)
+    async with world() as w:
+        _, _, tenancy = await rented(w, output_mb=1)
+        await go_away(w)
+        for cell in (b"one", b"two"):
+            for _ in range(2000):
+                parts = [b"stream", b"0".ljust(1000, b"."), b"<IDS|MSG>", b"", b"{}", cell, b"{}", b"{}"]
+                tenancy._output.said(Lane.IOPUB, parts)
+        await come_back(w, tenancy)
+        await w.clock.until(lambda: notebook.lines, 60)
+        assert notebook.requests == [b"one"]
 
 
 async def test_a_reader_who_is_there_still_stops_a_kernel(world, notebook, monkeypatch):
