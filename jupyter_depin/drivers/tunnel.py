@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 _READ = 1 << 20
 _SLICE = 1 << 16
 """Bytes that are handed on at once: between them others get their turn, and the lane may be held."""
+_FEW = 64
+"""Messages of a slice that need no turn of the others behind them."""
+_READ_CONTROL = 1 << 14
+"""Some hundred words at a time: whoever floods this stream must not hold up the others."""
 _CONTROL_PRIORITY = max(PRIORITY.values()) + 10
 """Above every lane: an acknowledgement or an answer to a ping that waits behind an output looks like a dead link."""
 _CONTROL_LIMIT = 1 << 20
@@ -253,14 +257,17 @@ class TunnelDriver:
     async def _hand_on(self, lane: Lane, decoder: LaneDecoder, data: bytes) -> None:
         while True:
             await self._going[lane].wait()
-            for frame in decoder.feed(data):
+            frames = decoder.feed(data)
+            for frame in frames:
                 self.tunnel.receive(frame, steady_ns())
             self._pump()
-            if not decoder.more:
+            if not decoder.more and len(frames) <= _FEW:
                 return
             # Little on the wire may be much here: others have their turns in between.
             data = b""
             await anyio.lowlevel.checkpoint()
+            if not decoder.more:
+                return
 
     async def _read_control(
         self, stream: Stream, admitted: Callable[[Stream], Awaitable[None]] | None
@@ -268,7 +275,7 @@ class TunnelDriver:
         if admitted is not None:
             await admitted(stream)
         decoder: MessageDecoder[Control] = MessageDecoder(Control)
-        while data := await stream.read(_READ):
+        while data := await stream.read(_READ_CONTROL):
             self._heard(data)
             for frame in decoder.feed(data):
                 self.tunnel.receive(frame, steady_ns())

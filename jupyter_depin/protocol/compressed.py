@@ -84,36 +84,47 @@ class LaneDecoder:
 
     def feed(self, data: bytes) -> list[Data]:
         """Take bytes as they come and return frames that they complete. Raises `RemoteProtocolError`."""
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        if self._zstd is not None:
-            return self._unpack(self._zstd, data)
-        frames = self._frames.feed(data)
-        if self._frames.announced is not None:
-            self._rest, self._frames.announced = self._frames.announced, None
-            self._zstd = zstd.ZstdDecompressor(
-                options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
-            )
-            self._frames.max_frame = min(self._longest, MAX_COMPRESSED)
-        self.more = bool(self._rest)
+        self._rest = self._rest + data if self._rest else data
+        if self._frames.more:
+            frames = self._frames.feed(b"")
+        elif self._zstd is None:
+            data, self._rest = self._rest, b""
+            frames = self._frames.feed(data)
+        else:
+            frames = self._frames.feed(self._unpacked(self._zstd))
+        if not self._frames.more:
+            self._turn()
+        self.more = self._frames.more or bool(self._rest) or self._full
         return frames
 
-    def _unpack(self, unpacking: zstd.ZstdDecompressor, data: bytes) -> list[Data]:
+    def _unpacked(self, unpacking: zstd.ZstdDecompressor) -> bytes:
+        data, self._rest = self._rest, b""
         try:
             plain = unpacking.decompress(data, _STEP)
         except zstd.ZstdError as error:
             raise RemoteProtocolError(detail=f"bytes that do not unpack ({error})") from error
-        frames = self._frames.feed(plain)
         self.spared += len(plain) - len(data)
-        if self._frames.announced is not None:
-            raise RemoteProtocolError(detail="compressed bytes within compressed bytes")
-        if unpacking.eof:
+        return plain
+
+    def _turn(self) -> None:
+        """Where a stretch begins or ends, go over to the other way of reading."""
+        announced, self._frames.announced = self._frames.announced, None
+        if announced is not None:
+            if self._zstd is not None:
+                raise RemoteProtocolError(detail="compressed bytes within compressed bytes")
+            self._rest = announced + self._rest
+            self._zstd = zstd.ZstdDecompressor(
+                options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+            )
+            self._frames.max_frame = min(self._longest, MAX_COMPRESSED)
+        elif self._zstd is not None and self._zstd.eof:
             if not self._frames.between:
                 raise RemoteProtocolError(detail="compressed bytes that end within a message")
-            self._rest, self._zstd = unpacking.unused_data, None
-            self.spared += len(self._rest)
+            unused, self._zstd = self._zstd.unused_data, None
+            self.spared += len(unused)
+            self._rest = unused + self._rest
             self._frames.max_frame = self._longest
-            self.more = bool(self._rest)
-        else:
-            self.more = not unpacking.needs_input
-        return frames
+
+    @property
+    def _full(self) -> bool:
+        return self._zstd is not None and not self._zstd.eof and not self._zstd.needs_input

@@ -28,6 +28,8 @@ VERSION = 2
 MAX_FRAME = 1 << 30
 """Bytes of one data frame: more than any notebook output, less than what would hurt. A giant length ends the link."""
 MAX_PARTS = 1 << 15
+MOST_AT_ONCE = 512
+"""Frames that a decoder gives at a time: a read may hold twenty thousand, and others have their turns in between."""
 MAX_MESSAGE = 1 << 20
 """Bytes of one of our own words, wherever it travels."""
 
@@ -127,12 +129,17 @@ def encode_data(frame: Data) -> list[Part]:
 
 
 class DataDecoder:
-    """Turns the bytes of one lane's stream into data frames. Memory is bounded by `longest(lane)` plus one read."""
+    """Turns the bytes of one lane's stream into data frames. Memory is bounded by `longest(lane)` plus one read.
+
+    `more`: `MOST_AT_ONCE` frames came of what was fed, and there are others: call `feed(b"")` after a turn of the loop.
+    """
 
     def __init__(self, lane: Lane, max_frame: int | None = None) -> None:
         self._lane, self.max_frame = lane, longest(lane) if max_frame is None else max_frame
         self.announced: bytes | None = None
         """What was fed and follows the word `COMPRESSED`, once that came. The owner takes it and sets it to None."""
+        self.more = False
+        self._late: bytes | memoryview = b""
         self._head = bytearray()
         self._seq = 0
         self._lengths: tuple[int, ...] | None = None
@@ -142,13 +149,18 @@ class DataDecoder:
     @property
     def between(self) -> bool:
         """Whether the last frame is complete and nothing of the next one has come."""
-        return self._lengths is None and not self._head
+        return self._lengths is None and not self._head and not self.more
 
     def feed(self, data: bytes) -> list[Data]:
         """Take bytes as they come and return the frames they complete. Raises `RemoteProtocolError`."""
         frames: list[Data] = []
+        if self.more:
+            data, self._late, self.more = bytes(self._late) + data, b"", False
         view = memoryview(data)
         while True:
+            if len(frames) == MOST_AT_ONCE and len(view):
+                self._late, self.more = view, True
+                return frames
             if self._lengths is None:
                 view = self._feed_head(view)
                 if self._lengths is None:

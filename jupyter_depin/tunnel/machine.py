@@ -171,7 +171,8 @@ class Tunnel:
                     self._flow.sent(now)
             case Ack():
                 before = self.held
-                self._learn(frame)
+                if not self._learn(frame):
+                    raise RemoteProtocolError(detail="an acknowledgement of nothing new")
                 self._flow.taken(before - self.held, self.held, now)
             case Ping():
                 self._out.append(Pong(frame.nonce))
@@ -286,13 +287,16 @@ class Tunnel:
             raise LocalProtocolError(detail=f"{cause} while {self.state.value}")
         self.state = after
 
-    def _learn(self, frame: Resume | Ack) -> None:
+    def _learn(self, frame: Resume | Ack) -> bool:
+        """Take note of what the peer has; whether anything of that is news."""
+        news = False
         for lane, count in frame.received.items():
             window = self._windows.get(lane)  # type: ignore[call-overload]
             if window is None:
                 raise RemoteProtocolError(detail=f"a lane numbered {lane}")
-            window.acknowledged(count)
+            news = window.acknowledged(count) or news
             self._advance(window)
+        return news
 
     def _advance(self, window: Window) -> None:
         """The peer has made room on a lane."""

@@ -116,8 +116,8 @@ class Window:
         self.received += 1
         self.untold_bytes += frame.size
 
-    def acknowledged(self, count: int) -> None:
-        """The peer has taken `count` messages in all. Raises `RemoteProtocolError` if it cannot have."""
+    def acknowledged(self, count: int) -> bool:
+        """The peer has taken `count` messages in all; whether that is news. Raises `RemoteProtocolError` if it cannot have."""
         first = self.unacked[0].seq if self.unacked else self.sent
         if not first <= count <= self.sent:
             raise RemoteProtocolError(detail=f"{self.lane.name}: {count} taken of {first} … {self.sent}")
@@ -125,6 +125,7 @@ class Window:
         while self.unacked and self.unacked[0].seq < count:
             self.held -= self.unacked.popleft().size + self.OVERHEAD
         self.taken += before - self.held - (count - first) * self.OVERHEAD
+        return count > first
 
     def tell(self) -> int | None:
         """How many messages were taken, if the peer does not know that yet."""

@@ -17,6 +17,7 @@ from jupyter_depin.protocol.frames import (
     MAX_FRAME,
     MAX_MESSAGE,
     MAX_PARTS,
+    MOST_AT_ONCE,
     Ack,
     Control,
     Data,
@@ -241,3 +242,20 @@ def test_what_was_understood_can_be_said_again(noise):
     except RemoteProtocolError:
         return
     assert noise.startswith(b"".join(map(joined, frames)))
+
+
+def test_so_many_frames_come_at_a_time_and_none_is_lost():
+    wire = b"".join(struct.pack(">QHI", seq, 1, 1) + b"x" for seq in range(3 * MOST_AT_ONCE + 7))
+    decoder = DataDecoder(Lane.SHELL)
+    for middle in (0, 20_000, 20_003):
+        decoder = DataDecoder(Lane.SHELL)
+        got = []
+        for piece in (wire[:middle], wire[middle:]):
+            batch = decoder.feed(piece)
+            got += batch
+            while decoder.more:
+                assert len(batch) == MOST_AT_ONCE
+                batch = decoder.feed(b"")
+                got += batch
+        assert [frame.seq for frame in got] == list(range(3 * MOST_AT_ONCE + 7))
+        assert decoder.between
