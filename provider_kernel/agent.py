@@ -166,7 +166,7 @@ class Agent:
                 else:
                     # What it says next is a tunnel's. It hangs up when it has read why not.
                     with anyio.move_on_after(HANDSHAKE_S):
-                        await connection.closed()
+                        await alone(connection, connection.closed())
                 return
             reply: Answer
             try:
