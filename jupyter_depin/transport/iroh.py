@@ -40,6 +40,8 @@ _CLOSE_SECONDS = 10.0
 
 _ROOM = 64
 """Peers that may be shaking hands or waiting for `accept`, together."""
+_CROWD = 16
+"""From so many handshakes on, newcomers have to show first that their address is their own."""
 
 
 def node_id_of(secret: bytes) -> NodeId:
@@ -125,6 +127,7 @@ class IrohEndpoint:
         self._arrived: asyncio.Queue[IrohConnection | None] = asyncio.Queue()
         self._welcomer: asyncio.Task[None] | None = None
         self._handshakes: TaskGroup | None = None
+        self._shaking: dict[anyio.CancelScope, None] = {}
 
     @property
     def node(self) -> NodeId:
@@ -218,19 +221,32 @@ class IrohEndpoint:
         try:
             async with anyio.create_task_group() as self._handshakes:
                 while self._endpoint is not None and not self._closed:
-                    await self._room.acquire()
                     incoming = await self._endpoint.accept_next()
                     if incoming is None:
                         break
+                    if self._room.locked() and self._shaking:
+                        # Whoever began longest ago and has not finished makes room, or a few that never do would hold it.
+                        next(iter(self._shaking)).cancel()
+                    await self._room.acquire()
                     self._handshakes.start_soon(self._shake_hands, incoming)
         finally:
             self._arrived.put_nowait(None)
 
     async def _shake_hands(self, incoming: iroh.Incoming) -> None:
-        with anyio.move_on_after(_HANDSHAKE_SECONDS), ignored():
-            self._arrived.put_nowait(self._adopt(await (await incoming.accept()).connect()))
+        adopted: IrohConnection | None = None
+        with anyio.move_on_after(_HANDSHAKE_SECONDS) as scope, ignored():
+            self._shaking[scope] = None
+            if len(self._shaking) <= _CROWD or await incoming.remote_addr_validated():
+                adopted = self._adopt(await (await incoming.accept()).connect())
+            else:
+                # In a crowd, only who answers from the address that it claims costs a handshake.
+                await incoming.retry()
+        self._shaking.pop(scope, None)
+        if adopted is None:
+            self._room.release()
             return
-        self._room.release()
+        self._arrived.put_nowait(adopted)
+        await adopted.bear_no_more()
 
 
 def _secret_key(secret: bytes) -> iroh.SecretKey:

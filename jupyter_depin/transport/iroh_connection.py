@@ -101,6 +101,25 @@ class IrohConnection:
                 cause = await self._connection.closed()
         return self._reason or plain(cause)
 
+    async def bear_no_more(self) -> None:
+        """End the connection when the peer opens a one-way stream, for as long as it lives. For `IrohEndpoint`.
+
+        Nobody reads those, and a peer could fill a hundred of them.
+        """
+        held = self._connection
+        if held is None:
+            return
+        waiting = asyncio.ensure_future(held.accept_uni())
+        del held
+        try:
+            await asyncio.wait({waiting})
+            if waiting.exception() is None:
+                await self.close("it opened a one-way stream")
+        finally:
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, iroh.IrohError, iroh_ffi.InternalError):
+                await waiting
+
     def let_go(self) -> None:
         """Give the library's objects back, once the node is closed. For `IrohEndpoint.close`."""
         if self._connection is not None:

@@ -7,6 +7,7 @@ import socket
 from types import SimpleNamespace
 
 import anyio
+import anyio.lowlevel
 import pytest
 from iroh import iroh_ffi
 
@@ -260,3 +261,71 @@ async def test_the_binding_as_it_is_carries_the_same_bytes(
             await mine.write(payload)
             await mine.finish()
         assert received == [payload]
+
+
+async def test_a_one_way_stream_ends_the_connection(iroh_nodes, join, open_pair):
+    """Nobody reads them: a peer could fill a hundred."""
+    async with iroh_nodes() as (a, b):
+        here, there = await join(a, b)
+        await open_pair(here, there)
+        stray = await here._connection.open_uni()
+        await stray.write_all(b"x")
+        assert "one-way" in await here.closed()
+        # Others are welcome.
+        await open_pair(*await join(a, b))
+
+
+async def test_handshakes_that_never_end_hold_nobody_up(iroh_nodes, join, open_pair, monkeypatch):
+    async with iroh_nodes() as (a, b):
+        begun: list[Halting] = []
+        given_up = 0
+
+        class Halting:
+            """A peer that said hello and nothing more, from an address that is its own."""
+
+            async def remote_addr_validated(self) -> bool:
+                return True
+
+            async def accept(self) -> None:
+                nonlocal given_up
+                begun.append(self)
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    given_up += 1
+
+        class Besieged:
+            def __init__(self, endpoint) -> None:
+                self._endpoint, self._left = endpoint, 500
+
+            async def accept_next(self):
+                if self._left:
+                    self._left -= 1
+                    await anyio.lowlevel.checkpoint()
+                    return Halting()
+                return await self._endpoint.accept_next()
+
+            def __getattr__(self, name):
+                return getattr(self._endpoint, name)
+
+        monkeypatch.setattr(b, "_endpoint", Besieged(b._endpoint))
+        await open_pair(*await join(a, b))
+        assert len(begun) > 64
+        assert len(begun) - given_up <= 64
+        assert len(b._shaking) <= 64
+
+
+async def test_in_a_crowd_a_peer_shows_that_its_address_is_its_own(iroh_nodes, join, open_pair, monkeypatch):
+    async with iroh_nodes() as (a, b):
+        monkeypatch.setattr(iroh, "_CROWD", 0)
+        retried = 0
+        retry = iroh.iroh.Incoming.retry
+
+        async def counting(incoming) -> None:
+            nonlocal retried
+            retried += 1
+            await retry(incoming)
+
+        monkeypatch.setattr(iroh.iroh.Incoming, "retry", counting)
+        await open_pair(*await join(a, b))
+        assert retried == 1
