@@ -34,6 +34,12 @@ links, far below the patience of somebody who waits for a cell."""
 _LOOK_AGAIN_S = 300
 """How often others are asked how they see a home: networks change, and routers forget."""
 
+_LOOK_SOON_S = 15
+"""The least time between two askings: after a dial, since a cut may mean another network, and after a failure."""
+
+_MOST_RELAYS = 8
+"""How many relays of one node are tried: each costs an endpoint, and the list is the other side's."""
+
 
 class Make(Protocol):
     """Makes an endpoint at home on a relay, or on none. `first`: the one with the direct addresses."""
@@ -79,6 +85,7 @@ class Homes:
         self._make, self._homes = make, homes
         self._own = tuple(homes.values())
         self._announce, self._observers = announce, observers
+        self._dialled: dict[str | None, anyio.Event] = {}
         self._moving = anyio.Lock()
         self._closed = False
         self._arrived_in, self._arrived = anyio.create_memory_object_stream[Connection](0)
@@ -105,11 +112,12 @@ class Homes:
 
         Raises `PeerUnreachable` when none does. Cancelling is safe.
         """
+        shown = next(iter((*address.direct, *address.relays)), address.node.hex())
         if self._closed:
-            raise PeerUnreachable(address=next(iter(address.direct), address.node.hex()))
+            raise PeerUnreachable(address=shown)
         ways: list[tuple[str | None, NodeAddress]] = [
             (relay, NodeAddress(address.node, (relay,), () if number else address.direct))
-            for number, relay in enumerate(dict.fromkeys(address.relays))
+            for number, relay in enumerate(dict.fromkeys(address.relays[:_MOST_RELAYS]))
         ]
         if not ways:
             return await self._own[0].connect(address, protocol)
@@ -125,7 +133,7 @@ class Homes:
             await race.abandon()
             raise
         if race.won is None:
-            raise race.failure or PeerUnreachable(address=address.node.hex())
+            raise PeerUnreachable(address=shown) from race.failure
         return race.won
 
     async def accept(self) -> Connection:
@@ -150,7 +158,9 @@ class Homes:
         self, race: _Race, relay: str | None, way: NodeAddress, tasks: TaskGroup, lost: anyio.Event
     ) -> None:
         try:
-            connection = await (await self._home(relay)).connect(way, race.protocol)
+            home = await self._home(relay)
+            self._dialled.setdefault(relay, anyio.Event()).set()
+            connection = await home.connect(way, race.protocol)
         except (TransportError, ConfigError) as error:
             race.failure = race.failure or error
             lost.set()
@@ -168,7 +178,7 @@ class Homes:
             home = self._homes.get(relay)
             if home is None and not self._closed:
                 home = self._homes[relay] = await self._make(relay, first=False)
-                self._look_after(home)
+                self._look_after(relay, home)
             if home is None:
                 raise ConnectionLost(detail="this node was closed")
             return home
@@ -177,8 +187,8 @@ class Homes:
 
     async def _live(self) -> None:
         async with anyio.create_task_group() as self._tasks, self._arrived_in:
-            for home in self._own:
-                self._look_after(home)
+            for relay, home in tuple(self._homes.items()):
+                self._look_after(relay, home)
                 if len(self._own) > 1:
                     self._tasks.start_soon(self._welcome, home)
             self._living.set()
@@ -190,18 +200,24 @@ class Homes:
             while True:
                 await self._arrived_in.send(await home.accept())
 
-    def _look_after(self, home: Home) -> None:
+    def _look_after(self, relay: str | None, home: Home) -> None:
         if self._tasks is not None and (self._observers or self._announce):
-            self._tasks.start_soon(self._know, home)
+            self._tasks.start_soon(self._know, relay, home)
 
-    async def _know(self, home: Home) -> None:
+    async def _know(self, relay: str | None, home: Home) -> None:
         """Keep telling a home under which addresses others see it."""
         announced = self._announce if home is self._own[0] else ()
         await home.tell_external(announced)
-        while len(self._observers) > 1:
+        pause: float = _LOOK_SOON_S
+        # Without a relay nobody could be told in time to send something to that address, which opens the way.
+        while len(self._observers) > 1 and relay is not None:
+            dialled = self._dialled[relay] = anyio.Event()
             seen = await agreed(home, self._observers)
             await home.tell_external((*announced, *((seen,) if seen else ())))
-            await anyio.sleep(_LOOK_AGAIN_S)
+            pause = _LOOK_AGAIN_S if seen else min(2 * pause, _LOOK_AGAIN_S)
+            await anyio.sleep(_LOOK_SOON_S)
+            with anyio.move_on_after(pause - _LOOK_SOON_S):
+                await dialled.wait()
 
 
 class _Race:

@@ -226,6 +226,26 @@ async def test_a_ticket_with_a_wrong_relay_is_still_good_for_the_others():
         await node.close()
 
 
+async def test_a_ticket_with_nothing_but_wrong_relays_is_unreachable_and_no_fault_of_the_settings():
+    with anyio.fail_after(GENEROUS):
+        friend = await iroh.join(secret=os.urandom(32), listen="127.0.0.1:0")
+        with pytest.raises(PeerUnreachable, match="nonsense"):
+            await friend.connect(NodeAddress(NodeId(bytes(32)), ("nonsense",)))
+        await friend.close()
+
+
+async def test_a_crowd_of_relays_makes_no_crowd_of_endpoints():
+    with anyio.fail_after(GENEROUS):
+        place = Memory()
+        node, friend = await place.node("n", RELAYS), await place.node("f")
+        crowd = tuple(f"https://{number}.example" for number in range(30))
+        with pytest.raises(PeerUnreachable):
+            await friend.connect(NodeAddress(node.node, crowd))
+        assert len(friend._homes) <= 1 + homes._MOST_RELAYS
+        await friend.close()
+        await node.close()
+
+
 class _Slow:
     """An endpoint whose dials end when the test says so."""
 

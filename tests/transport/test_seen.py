@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from jupyter_depin.protocol.identity import NodeAddress
-from jupyter_depin.transport import SEEN, iroh, seen
+from jupyter_depin.transport import SEEN, homes, iroh, seen
 from jupyter_depin.transport.homes import settle
 from jupyter_depin.transport.memory import MemoryEndpoint, MemoryNetwork
 
@@ -122,6 +122,33 @@ async def test_a_node_names_to_its_peers_where_it_is_seen():
         )
         await told.wait()
         assert node.address().direct[:2] == ("192.0.2.1:1", OUTSIDE)
+        await node.close()
+
+
+async def test_a_dial_makes_a_node_look_again(monkeypatch):
+    monkeypatch.setattr(homes, "_LOOK_SOON_S", 0)
+    async with _observed() as (network, me, observers):
+        network.mask(me.node, lambda _: OUTSIDE)
+        told = {OUTSIDE: anyio.Event(), "203.0.113.9:5000": anyio.Event()}
+
+        class Listening(MemoryEndpoint):
+            async def tell_external(self, addresses):
+                await super().tell_external(addresses)
+                for address in addresses:
+                    told[address].set()
+
+        async def make(relay, *, first):
+            home = network.endpoint("me", relay)
+            home.__class__ = Listening
+            return home
+
+        relay = "https://one.example"
+        node, friend = await settle(make, relays=[relay], observers=observers), network.endpoint("f", relay)
+        await told[OUTSIDE].wait()
+        network.mask(me.node, lambda _: "203.0.113.9:5000")
+        await node.connect(friend.address())
+        await told["203.0.113.9:5000"].wait()
+        assert OUTSIDE not in node.address().direct
         await node.close()
 
 
