@@ -21,6 +21,7 @@ LONGEST_NS = 2 * NS_PER_SECOND
 MOST_BYTES = 1 << 18
 """So much is joined at most."""
 _LOOK_S = 0.1
+_TELL_NS = 5 * NS_PER_SECOND
 _MARK_NS = NS_PER_SECOND // 20
 """The time of sending is noted no more often than this."""
 
@@ -28,13 +29,21 @@ _MARK_NS = NS_PER_SECOND // 20
 class Joining:
     """Stands between one kernel's channels and `say`, its way to the renter. Made by the tenancy for each kernel.
 
-    `key` and `scheme` sign the kernel's messages. Raises `ValueError` for a scheme that nobody knows.
+    `key` and `scheme` sign the kernel's messages. `tell` hears now and then how many bytes were spared since it last did.
+    Raises `ValueError` for a scheme that nobody knows.
     """
 
     def __init__(
-        self, driver: TunnelDriver, say: Callable[[Lane, Sequence[Part]], None], key: bytes, scheme: str
+        self,
+        driver: TunnelDriver,
+        say: Callable[[Lane, Sequence[Part]], None],
+        key: bytes,
+        scheme: str,
+        tell: Callable[[int], None],
     ) -> None:
-        self._driver, self._say = driver, say
+        self._driver, self._say, self._tell = driver, say, tell
+        self._spared = 0
+        self._told_at = steady_ns()
         self._coalescer = Coalescer(key, scheme)
         self._marks: deque[tuple[int, int]] = deque()
         self._held_since = 0
@@ -53,8 +62,13 @@ class Joining:
     def flush(self) -> None:
         """Let go of what waits. Called before the kernel's end is told."""
         if self._coalescer.size:
+            self._spared += self._coalescer.size
             for parts in self._coalescer.take():
+                self._spared -= sum(map(len, parts))
                 self._send(parts)
+            if self._spared > 0 and steady_ns() - self._told_at >= _TELL_NS:
+                self._tell(self._spared)
+                self._spared, self._told_at = 0, steady_ns()
 
     # --
 

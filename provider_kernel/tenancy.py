@@ -30,6 +30,7 @@ from jupyter_depin.protocol.market import Offer, Terms
 from jupyter_depin.protocol.messages import (
     End,
     Ended,
+    Joined,
     KernelExited,
     Launch,
     Launched,
@@ -265,7 +266,13 @@ class Tenancy:
             sockets = kernel.sockets
             endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
             try:
-                self._joining = Joining(self.driver, self._output.said, order.key, order.signature_scheme)
+                self._joining = Joining(
+                    self.driver,
+                    self._output.said,
+                    order.key,
+                    order.signature_scheme,
+                    tell=lambda spared: self._say(Joined(spared)),
+                )
                 said = self._joining.said
             except ValueError:
                 # A scheme that only its kernel knows: nobody else can sign for it.

@@ -39,6 +39,7 @@ from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.messages import (
     End,
     Ended,
+    Joined,
     KernelExited,
     Launch,
     Launched,
@@ -316,6 +317,8 @@ class Rental:
                 self._paused = paused
                 self._move(State.PAUSED if paused else State.RUNNING)
                 self.stands.set()
+            case Joined(spared=spared):
+                self._driver.joined += spared
             case LeftOut() as left:
                 self._clients.tell(too_big(left.size, left.parts, Lane.IOPUB))
             case Ended(reason=reason):

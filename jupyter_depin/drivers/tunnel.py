@@ -93,6 +93,8 @@ class TunnelDriver:
             going.set()
         self.connection: Connection | None = None
         self.bytes_down = 0
+        self.joined = 0
+        """Bytes that were spared before they came to the tunnel, as far as its owner knows."""
         self.thrifty = False
         """Whether this end compresses what it sends."""
         self._follow()
@@ -135,10 +137,10 @@ class TunnelDriver:
 
     @property
     def spared(self) -> int:
-        """Bytes that compression has kept off the wire so far, in both directions."""
+        """Bytes that were kept off the wire so far, in both directions."""
         up = sum(queue.spared for queue in self._lanes.values())
         down = self._spared_down + sum(decoder.spared for decoder in self._decoders.values())
-        return max(0, up + down)
+        return max(0, up + down) + self.joined
 
     async def taken(self, lane: Lane) -> None:
         """Wait until the peer has taken everything that was sent on a lane."""

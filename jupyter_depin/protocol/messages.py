@@ -213,6 +213,16 @@ class LeftOut(msgspec.Struct, frozen=True, tag="left-out"):
     parts: int
 
 
+class Joined(msgspec.Struct, frozen=True, tag="joined"):
+    """Output was joined before it was sent: so many bytes fewer since the last such word."""
+
+    spared: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spared < 1 << 48:
+            raise ConfigError(detail=f"{self.spared} bytes spared")
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """The lease is over; `served_ns` is the last claim. A final voucher is still taken."""
 
@@ -245,6 +255,7 @@ LeaseFact = (
     | Unpaused
     | Standing
     | LeftOut
+    | Joined
     | Ended
     | Settled
     | SettleFailed

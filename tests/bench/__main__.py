@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, cuts, idle, interrupt, money, start
+from tests.bench import channels, cuts, idle, interrupt, money, spared, start
 
 BENCHMARKS = (
     *channels.BENCHMARKS,
@@ -12,6 +12,7 @@ BENCHMARKS = (
     *idle.BENCHMARKS,
     *interrupt.BENCHMARKS,
     *money.BENCHMARKS,
+    *spared.BENCHMARKS,
     *start.BENCHMARKS,
 )
 

@@ -28,6 +28,7 @@ from jupyter_depin.protocol.messages import (
     AttachTunnel,
     End,
     Ended,
+    Joined,
     KernelExited,
     Launch,
     Launched,
@@ -70,6 +71,7 @@ ORDERS = [
 FACTS = [
     Launched(1),
     LaunchFailed(1, "KernelStartFailed", {"reason": "no"}),
+    Joined(4711),
     KernelExited(1, -9, "Traceback …"),
     Paused("arrears"),
     Unpaused(),
