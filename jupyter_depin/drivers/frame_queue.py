@@ -30,9 +30,11 @@ class FrameQueue:
     """Pieces for one stream, in order. `size`: bytes that wait; `written`: bytes that were handed over so far.
 
     `spared`: bytes that compression kept from being written. `thrifty`: whether it compresses; may be set at any time.
+    `small`: only small messages come, so that compression shall use little memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, small: bool = False) -> None:
+        self._small = small
         self._loop = asyncio.get_running_loop()
         self._pieces: deque[Part] = deque()
         self._stream: Stream | None = None
@@ -120,7 +122,7 @@ class FrameQueue:
                 self._stretch, self._compresses = None, self._thrifty
                 return stretch.end()
             if stretch is None and compress:
-                stretch = self._stretch = Compressor()
+                stretch = self._stretch = Compressor(small=self._small)
         if stretch is None:
             return self._next_plain()
         batch: list[Part] = []

@@ -45,6 +45,8 @@ _FEW = 64
 """Messages of a slice that need no turn of the others behind them."""
 _READ_CONTROL = 1 << 14
 """Some hundred words at a time: whoever floods this stream must not hold up the others."""
+_BIG_LANES = (Lane.SHELL, Lane.IOPUB)
+"""Lanes whose messages may be long."""
 _CONTROL_PRIORITY = max(PRIORITY.values()) + 10
 """Above every lane: an acknowledgement or an answer to a ping that waits behind an output looks like a dead link."""
 _CONTROL_LIMIT = 1 << 20
@@ -75,7 +77,7 @@ class TunnelDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._armed: int | None = None
         self._control = FrameQueue()
-        self._lanes = {lane: FrameQueue() for lane in Lane}
+        self._lanes = {lane: FrameQueue(small=lane not in _BIG_LANES) for lane in Lane}
         self._decoders = {lane: LaneDecoder(lane) for lane in Lane}
         self._spared_down = 0
         self._scope: anyio.CancelScope | None = None

@@ -31,18 +31,20 @@ MAX_COMPRESSED = 1 << 26
 _WINDOW_LOG = 20
 """A mebibyte of memory on each side for each lane in use; progress bars and tables repeat themselves within less."""
 _LEVEL = 3
+_SMALL_WINDOW_LOG, _SMALL_LEVEL = 15, 1
+"""Where only small words go: a tenth of the memory, for a tunnel has six lanes, and an agent many tunnels."""
 _STEP = 1 << 20
 """Bytes that are unpacked at once."""
 
 
 class Compressor:
-    """The sender's end of one stretch. Made by a lane's queue for each."""
+    """The sender's end of one stretch. Made by a lane's queue for each. `small`: with little memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, small: bool = False) -> None:
         self._zstd = zstd.ZstdCompressor(
             options={
-                zstd.CompressionParameter.compression_level: _LEVEL,
-                zstd.CompressionParameter.window_log: _WINDOW_LOG,
+                zstd.CompressionParameter.compression_level: _SMALL_LEVEL if small else _LEVEL,
+                zstd.CompressionParameter.window_log: _SMALL_WINDOW_LOG if small else _WINDOW_LOG,
             }
         )
         self._head = COMPRESSED

@@ -60,6 +60,15 @@ def bare(frames: list[Data]) -> list[tuple[int, list[bytes]]]:
     return [(frame.seq, [bytes(part) for part in frame.parts]) for frame in frames]
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_little_and_much_memory_are_read_alike(small):
+    compressor, decoder = Compressor(small=small), LaneDecoder(Lane.PAYMENT)
+    for seq in range(100):
+        word = os.urandom(1000)
+        (frame,) = read(decoder, compressor.pack(encode_data(Data(Lane.PAYMENT, seq, [word], 1000))))
+        assert bytes(frame.parts[0]) == word
+
+
 @given(stretches, st.integers(1, 60))
 def test_plain_and_compressed_stretches_arrive_however_their_bytes_are_cut(stretches, step):
     decoder, whole, got = LaneDecoder(Lane.IOPUB), written(stretches), []
