@@ -10,11 +10,15 @@ from jupyter_depin.chain import Ledger
 from jupyter_depin.drivers.settlement import confirm
 from jupyter_depin.errors import DepinError, SettlementPending
 from jupyter_depin.journal import Journal
+from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.receipt import Receipt
 
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.5
+
+QUIET = frozenset({EndReason.STOPPED_BY_USER, EndReason.KERNEL_SHUTDOWN})
+"""Ends that the user knows of: nothing is said about them in a cell's output."""
 
 
 async def confirmed(channel_id: bytes, ledger: Ledger, journal: Journal, *, patient: bool) -> Receipt:

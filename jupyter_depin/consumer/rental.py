@@ -16,7 +16,7 @@ import anyio
 from jupyter_depin.chain import Ledger
 from jupyter_depin.consumer.clients import Clients
 from jupyter_depin.consumer.config import ConsumerConfig
-from jupyter_depin.consumer.ending import confirmed, why_pending
+from jupyter_depin.consumer.ending import QUIET, confirmed, why_pending
 from jupyter_depin.consumer.launching import Launching
 from jupyter_depin.consumer.link import Link
 from jupyter_depin.consumer.opening import OpenedLease
@@ -179,8 +179,7 @@ class Rental:
         if self._launching is not None:
             self._launching.failed(KernelStartFailed(reason="it was started again meanwhile"))
         launching = self._launching = Launching()
-        if self._config.thrift != "auto":
-            self._driver.send(Lane.LEASE, encode(Spare(self._config.thrift)))
+        self._driver.send(Lane.LEASE, encode(Spare(self._config.thrift)))
         order = Launch(self._epoch, local.key, local.signature_scheme, env, argv, cwd)
         self._place.ordered(LaunchedKernel(self._epoch, local.key, local.signature_scheme, where))
         self._driver.send(Lane.LEASE, encode(order))
@@ -354,7 +353,7 @@ class Rental:
             self._move(State.ENDING, reason)
             self._over.set()
             self._clients.hurry()
-            if self._exit_status is None and reason not in _QUIET:
+            if self._exit_status is None and reason not in QUIET:
                 self._clients.tell(self._ended_error())
             if self._launching is not None:
                 self._launching.failed(self._ended_error())
@@ -397,6 +396,3 @@ class Rental:
             receipt=self.receipt,
             failure=self.failure,
         )
-
-
-_QUIET = frozenset({EndReason.STOPPED_BY_USER, EndReason.KERNEL_SHUTDOWN})
