@@ -12,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_core.utils import ensure_async
 from jupyter_server.serverapp import ServerApp
 
-from jupyter_depin.errors import DepinError
+from jupyter_depin.errors import ConnectionLost, DepinError
 
 if TYPE_CHECKING:
+    from jupyter_depin.consumer.config import ConsumerConfig
     from jupyter_depin.protocol.record import RunningKernel
 
 log = logging.getLogger(__name__)
@@ -39,15 +42,16 @@ async def put_back(serverapp: ServerApp) -> None:
     specs = await ensure_async(spec_manager.get_all_specs())
     for home in _homes(specs):
         try:
-            found = _left_behind(home, manager.root_dir)
-            if found:
-                _prepare(home)
+            found = [
+                each
+                for each in _left_behind(home, manager.root_dir)
+                if each.kernel.where.kernel_name in specs
+            ]
+            _prepare({_settings(serverapp, each.kernel.where.kernel_name) for each in found})
         except Exception as error:
             _report("rented kernels in %s cannot be taken up: %s", home, error)
             continue
-        await asyncio.gather(
-            *(_put_back(serverapp, each) for each in found if each.kernel.where.kernel_name in specs)
-        )
+        await asyncio.gather(*(_put_back(serverapp, each) for each in found))
 
 
 def _homes(specs: dict[str, Any]) -> list[Path]:
@@ -77,13 +81,26 @@ def _same_folder(one: str, other: str) -> bool:
     return bool(one) and os.path.realpath(one) == os.path.realpath(other)
 
 
-def _prepare(home: Path) -> None:
-    """Connect, and let no request be answered meanwhile: a browser that found no kernel now would rent another."""
-    from jupyter_depin.consumer.config import ConsumerConfig
-    from jupyter_depin.consumer.runtime import Runtime
+def _settings(serverapp: ServerApp, kernel_name: str) -> ConsumerConfig:
+    """What a kernel spec's own provisioner would rent with: what is connected now must be what it finds."""
+    specs: Any = serverapp.kernel_spec_manager
+    kernels: Any = serverapp.kernel_manager
+    factory: Any = KernelProvisionerFactory.instance(parent=kernels)
+    spec = specs.get_kernel_spec(kernel_name)
+    settings: ConsumerConfig = factory.create_provisioner_instance("", spec, parent=kernels).settings()
+    return settings
 
-    runtime = Runtime.get()
-    runtime.submit(runtime.prepare, ConsumerConfig.load(home)).result(_CONNECT_S)
+
+def _prepare(settings: Iterable[ConsumerConfig]) -> None:
+    """Connect, and let no request be answered meanwhile: a browser that found no kernel now would rent another."""
+    for each in settings:
+        from jupyter_depin.consumer.runtime import Runtime
+
+        runtime = Runtime.get()
+        try:
+            runtime.submit(runtime.prepare, each).result(_CONNECT_S)
+        except TimeoutError as error:
+            raise ConnectionLost(detail=f"the payment network did not answer for {_CONNECT_S} s") from error
 
 
 async def _put_back(serverapp: ServerApp, running: RunningKernel) -> None:

@@ -21,7 +21,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from jupyter_depin.demo import KERNEL_NAME
-from tests.e2e.test_crashes import assert_books_agree, until
+from tests.e2e.test_crashes import assert_books_agree, has_receipt, until
 from tests.e2e.world import World, free_port, hear, kill, tell, world
 
 pytestmark = pytest.mark.timeout(300)
@@ -174,14 +174,9 @@ def test_a_lease_that_ended_meanwhile_brings_no_kernel_back(tmp_path):
         kernel_id = open_notebook(first)
         first.execute(kernel_id, "x = 1")
         kill(first.process)
-        until(lambda: w.depin("rentals").stdout and not w.kernels())
+        until(lambda: has_receipt(w.provider, w))
         second = start(w, root, port)
-
-        def settled() -> bool:
-            with w.journal(w.consumer) as journal:
-                return bool(journal.receipts())
-
-        until(settled)
+        until(lambda: has_receipt(w.consumer, w))
         assert second.kernels() == []
         assert second.ask("GET", "/api/sessions") == []
         assert assert_books_agree(w) >= 0

@@ -1,0 +1,81 @@
+"""What a starting server looks for, and that it comes up whatever it finds. With real kernels: tests/e2e."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from jupyter_depin.journal import Journal
+from jupyter_depin.protocol.record import LaunchedKernel, Where
+from jupyter_depin.server.taking_up import put_back
+from tests.test_journal import lease_id, of_payer
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A renter's home, named by a kernel spec of its own."""
+    home = tmp_path / "depin"
+    folder = tmp_path / "data" / "kernels" / "rented"
+    folder.mkdir(parents=True)
+    provisioner = {"provisioner_name": "depin-provisioner", "config": {"home": str(home)}}
+    spec = {
+        "argv": ["x"],
+        "display_name": "x",
+        "language": "python",
+        "metadata": {"kernel_provisioner": provisioner},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "data"))
+    return home
+
+
+def leave_behind(home, root, *, kernel_name="rented", held=False):
+    with Journal(home / "journal.sqlite") as journal:
+        journal.save_lease(of_payer())
+        where = Where(kernel_name, str(root), f"{root}/a.ipynb")
+        journal.save_kernel(lease_id(1), LaunchedKernel(1, b"key", "hmac-sha256", where))
+        if not held:
+            journal.release(lease_id(1))
+
+
+async def found(serverapp, caplog) -> str:
+    """What the log says of taking up, if anything was tried."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "jupyter_depin.server.taking_up"):
+        await put_back(serverapp)
+    assert len(serverapp.kernel_manager) == 0
+    return caplog.text
+
+
+async def test_without_a_journal_nothing_is_looked_for(home, jp_serverapp, caplog):
+    assert await found(jp_serverapp, caplog) == ""
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [("elsewhere", {}), ("", {"held": True}), ("", {"kernel_name": "removed"})],
+    ids=["another folder's", "another program's", "of a kernel spec that is gone"],
+)
+async def test_what_is_not_this_servers_is_left_alone(
+    home, jp_serverapp, jp_root_dir, caplog, folder, options
+):
+    leave_behind(home, jp_root_dir / folder, **options)
+    assert await found(jp_serverapp, caplog) == ""
+
+
+async def test_what_cannot_be_taken_up_is_said_in_one_line(home, jp_serverapp, jp_root_dir, caplog):
+    leave_behind(home, jp_root_dir)
+    said = await found(jp_serverapp, caplog)
+    assert f"rented kernels in {home} cannot be taken up: No payment network is set up" in said
+    assert "Traceback" not in said
+    with Journal(home / "journal.sqlite") as journal:
+        assert not journal.running()[0].held
+
+
+async def test_a_damaged_journal_does_not_keep_the_server_from_starting(home, jp_serverapp, caplog):
+    home.mkdir()
+    (home / "journal.sqlite").write_text("notes")
+    assert "it is no SQLite file" in await found(jp_serverapp, caplog)
