@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, cuts, idle, interrupt, money, spared, start
+from tests.bench import channels, cuts, idle, interrupt, lossy, money, spared, start
 
 BENCHMARKS = (
     *channels.BENCHMARKS,
     *cuts.BENCHMARKS,
     *idle.BENCHMARKS,
     *interrupt.BENCHMARKS,
+    *lossy.BENCHMARKS,
     *money.BENCHMARKS,
     *spared.BENCHMARKS,
     *start.BENCHMARKS,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.net.netns import Host
 
 _ROOT = Path(__file__).parents[2]
 
@@ -36,10 +38,14 @@ class Child:
 
 
 @contextmanager
-def child(module: str, *arguments: object) -> Iterator[Child]:
-    """Start `tests.bench.<module>`, and end it at the end."""
+def child(
+    module: str, *arguments: object, on: Host | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """Start `tests.bench.<module>`, here or on a machine of a network of one's own, and end it at the end."""
+    command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)]
     process = subprocess.Popen(
-        [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)],
+        command if on is None else on.inside(*command),
+        env=environment,
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

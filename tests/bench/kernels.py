@@ -16,7 +16,7 @@ from jupyter_client.manager import KernelManager
 from tests.bench.children import child
 from tests.bench.client import Client, Endpoints
 
-_PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def loopback() -> Iterator[Client]:
 def forwarded() -> Iterator[Client]:
     with started("local-provisioner") as manager, child("ssh_forward", "serve") as server:
         info: dict[str, Any] = dict(manager.get_connection_info())
-        with child("ssh_forward", "forward", server.hear(), *(info[port] for port in _PORTS)) as forwarder:
-            info |= dict(zip(_PORTS, forwarder.hear(), strict=True))
+        with child("ssh_forward", "forward", server.hear(), *(info[port] for port in PORTS)) as forwarder:
+            info |= dict(zip(PORTS, forwarder.hear(), strict=True))
             with connected(Endpoints.of(info)) as client:
                 yield client

@@ -1,8 +1,8 @@
 """The peer that everybody has: a kernel's ports forwarded over SSH, by asyncssh, with a program for each end.
 
-`serve` prints its port; `forward PORT TARGET …` prints the local ports that stand for the targets; `idle PORT` makes
-connections that nobody uses and obeys as `tests.bench.idle` does. Two programs rather
-than threads of the benchmark, so that the peer is at its best.
+`serve [ADDRESS]` prints its port; `forward [ADDRESS:]PORT TARGET …` prints the local ports that stand for the targets;
+`idle PORT` makes connections that nobody uses and obeys as `tests.bench.idle` does. An address that is not given is the
+loopback's. Two programs rather than threads of the benchmark, so that the peer is at its best.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import asyncssh
 
 from tests.bench.idle import obey
 
+_LOOPBACK = "127.0.0.1"
+
 
 class _Server(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
@@ -24,18 +26,18 @@ class _Server(asyncssh.SSHServer):
         return True
 
 
-async def _serve() -> None:
+async def _serve(address: str) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     server = await asyncssh.create_server(
-        _Server, "127.0.0.1", 0, server_host_keys=[key], compression_algs=["none"]
+        _Server, address, 0, server_host_keys=[key], compression_algs=["none"]
     )
     print(json.dumps(server.get_port()), flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 
-async def _forward(port: int, targets: list[int]) -> None:
+async def _forward(address: str, port: int, targets: list[int]) -> None:
     connection = await asyncssh.connect(
-        "127.0.0.1", port, known_hosts=None, username="bench", client_keys=None, compression_algs=["none"]
+        address, port, known_hosts=None, username="bench", client_keys=None, compression_algs=["none"]
     )
     listeners = [await connection.forward_local_port("127.0.0.1", 0, "127.0.0.1", t) for t in targets]
     print(json.dumps([listener.get_port() for listener in listeners]), flush=True)
@@ -63,10 +65,11 @@ async def _idle(port: int) -> None:
 
 
 if __name__ == "__main__":
-    _, role, *numbers = sys.argv
+    _, role, *words = sys.argv
     if role == "serve":
-        asyncio.run(_serve())
+        asyncio.run(_serve(words[0] if words else _LOOPBACK))
     elif role == "idle":
-        asyncio.run(_idle(int(numbers[0])))
+        asyncio.run(_idle(int(words[0])))
     else:
-        asyncio.run(_forward(int(numbers[0]), [int(n) for n in numbers[1:]]))
+        address, _, port = words[0].rpartition(":")
+        asyncio.run(_forward(address or _LOOPBACK, int(port), [int(word) for word in words[1:]]))

@@ -45,7 +45,7 @@ class Street:
         self._net = net
         self._running: list[subprocess.Popen[str]] = []
         self._relays: dict[str, subprocess.Popen[str]] = {}
-        self._doors = [_door(host, world._chain_port) for host in (self.provider, self.consumer)]
+        self._doors = [door(host, world._chain_port) for host in (self.provider, self.consumer)]
 
     def start(self, host: Host, *command: str, **options: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -149,7 +149,7 @@ def leave(renter: subprocess.Popen[str]) -> None:
     renter.wait()
 
 
-def _door(host: Host, port: int) -> socket.socket:
+def door(host: Host, port: int) -> socket.socket:
     """Let a machine reach a port of this one's loopback on its own, until the socket is closed."""
     listener = host.call(lambda: socket.create_server(("127.0.0.1", port)))
 
