@@ -3,7 +3,7 @@
 `JUPYTER_DEFAULT_PROVISIONER_NAME` makes every kernel of any Jupyter program a rented one, so the projects' own tests,
 taken from their source distributions, ask of us what they ask of a local kernel. What counts is the difference: a test
 that fails on both says nothing about us. Names on the command line choose suites; `--fast` takes a few of each one's
-tests, as CI does. One line of JSON per suite goes to standard output: the counts and every test that ended otherwise.
+tests, as CI does; `--delay-ms` puts a rented kernel so far away, each way. One line of JSON per suite goes to standard output: the counts and every test that ended otherwise.
 
 The suites need plugins that would take over our own tests; those are installed into a folder of their own, beside this
 environment and not in it. Rejected: copies of the suites in this repository, which would age.
@@ -38,6 +38,7 @@ PLUGINS = (
     "testpath==0.6.0",
 )
 _RUN_S = 1800
+_FAR = Path(__file__).parent / "far"
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,16 @@ def _pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "-q", *arguments], check=True, stdout=sys.stderr)
 
 
-def run(suite: Suite, mode: str, *, folder: Path, plugins: Path, fast: bool) -> Outcome:
+def run(suite: Suite, mode: str, *, folder: Path, plugins: Path, fast: bool, delay_ms: int = 0) -> Outcome:
     """Run a suite once, `plain` or `loopback`, in the folder of its sources."""
     report = folder / f"{suite.package}.{mode}.xml"
     environment = os.environ | ENVIRONMENTS[mode]
     environment["PYTHONPATH"] = str(plugins)
+    if delay_ms:
+        environment |= {
+            "DEPIN_DELAY_MS": str(delay_ms),
+            "PYTHONPATH": os.pathsep.join([str(_FAR), str(plugins)]),
+        }
     # The suites run programs by name.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     # What an outer run of pytest says about itself would mislead the inner one.
@@ -194,16 +200,20 @@ def differences(plain: Outcome, loopback: Outcome) -> list[dict[str, str]]:
     ]
 
 
-def compare(name: str, *, folder: Path, plugins: Path, fast: bool) -> tuple[dict[str, Any], list[Outcome]]:
+def compare(
+    name: str, *, folder: Path, plugins: Path, fast: bool, delay_ms: int = 0
+) -> tuple[dict[str, Any], list[Outcome]]:
     """Run a suite in both ways. Returns what is printed, and the runs themselves."""
     suite = SUITES[name]
     plain, loopback = (
-        run(suite, m, folder=folder, plugins=plugins, fast=fast) for m in ("plain", "loopback")
+        run(suite, m, folder=folder, plugins=plugins, fast=fast, delay_ms=delay_ms)
+        for m in ("plain", "loopback")
     )
     found = differences(plain, loopback)
     line = {
         "suite": name,
         "version": suite.version,
+        "delay_ms": delay_ms,
         "plain": plain.counts(),
         "loopback": loopback.counts(),
         "differences": [d | {"known": suite.known.get(d["test"], "")} for d in found],
@@ -216,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.suites", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*SUITES, []], metavar="name")
     parser.add_argument("--fast", action="store_true", help="only a few tests of each")
+    parser.add_argument("--delay-ms", type=int, default=0, help="how far away the rented kernel is, one way")
     parser.add_argument("--folder", type=Path, help="keep sources, reports and logs here")
     options = parser.parse_args(arguments)
     names = options.names or list(SUITES)
@@ -225,7 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         plugins = prepare([SUITES[name] for name in names], folder)
         for name in names:
-            line, runs = compare(name, folder=folder, plugins=plugins, fast=options.fast)
+            line, runs = compare(
+                name, folder=folder, plugins=plugins, fast=options.fast, delay_ms=options.delay_ms
+            )
             for mode, outcome in zip(ENVIRONMENTS, runs, strict=True):
                 (folder / f"{name}.{mode}.log").write_text(outcome.said, "utf-8")
             print(json.dumps(line), flush=True)
