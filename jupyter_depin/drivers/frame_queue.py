@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import islice, takewhile
 
 from jupyter_depin.errors import DepinError
-from jupyter_depin.protocol.compressed import MAX_COMPRESSED, Compressor
+from jupyter_depin.protocol.compressed import Compressor
 from jupyter_depin.protocol.frames import Part
 from jupyter_depin.transport import Stream
 
@@ -29,7 +29,8 @@ _AT_ONCE = 16
 class FrameQueue:
     """Pieces for one stream, in order. `size`: bytes that wait; `written`: bytes that were handed over so far.
 
-    `spared`: bytes that compression kept from being written. `thrifty`: whether it compresses; may be set at any time.
+    `spared`: bytes that compression kept from being written. `compressed`: the bytes of the
+    longest message that it compresses (0: none); may be set at any time, up to `MAX_COMPRESSED`.
     `small`: only small messages come, so that compression shall use little memory.
     """
 
@@ -41,19 +42,19 @@ class FrameQueue:
         self._due = False
         self._stuck: asyncio.Event = asyncio.Event()
         self._failure: DepinError | None = None
-        self._thrifty = self._compresses = False
+        self._most, self._compresses = 0, False
         self._stretch: Compressor | None = None
         self.size = self.written = self.spared = 0
 
     @property
-    def thrifty(self) -> bool:
-        """Whether what is written from here on is compressed."""
-        return self._thrifty
+    def compressed(self) -> int:
+        """The longest message that is compressed from here on."""
+        return self._most
 
-    @thrifty.setter
-    def thrifty(self, on: bool) -> None:
-        self._thrifty = on
-        self._compresses = on or self._stretch is not None
+    @compressed.setter
+    def compressed(self, most: int) -> None:
+        self._most = most
+        self._compresses = bool(most) or self._stretch is not None
 
     def put(self, pieces: Sequence[Part]) -> None:
         """Add the pieces of one message behind the others; the first of them is `bytes`."""
@@ -69,7 +70,7 @@ class FrameQueue:
         """Forget what waits: its connection is gone."""
         self._pieces.clear()
         self.size = 0
-        self._stretch, self._compresses = None, self._thrifty
+        self._stretch, self._compresses = None, bool(self._most)
 
     async def run(self, stream: Stream) -> None:
         """Write to a stream until it fails or the caller is cancelled. Raises what the stream raises."""
@@ -117,9 +118,9 @@ class FrameQueue:
     def _next_compressed(self) -> Part:
         stretch = self._stretch
         if type(self._pieces[0]) is bytes:
-            compress = self._thrifty and self._fits()
+            compress = self._fits()
             if stretch is not None and not compress:
-                self._stretch, self._compresses = None, self._thrifty
+                self._stretch, self._compresses = None, bool(self._most)
                 return stretch.end()
             if stretch is None and compress:
                 stretch = self._stretch = Compressor(small=self._small)
@@ -145,7 +146,7 @@ class FrameQueue:
     def _fits(self) -> bool:
         """Whether the message that is next may be compressed."""
         rest = takewhile(lambda piece: type(piece) is not bytes, islice(self._pieces, 1, None))
-        return len(self._pieces[0]) + sum(map(len, rest)) <= MAX_COMPRESSED
+        return len(self._pieces[0]) + sum(map(len, rest)) <= self._most
 
     def _next_plain(self) -> Part:
         first = self._pieces.popleft()

@@ -30,6 +30,7 @@ from jupyter_depin.protocol.frames import (
     encode_message,
 )
 from jupyter_depin.protocol.messages import Wish
+from jupyter_depin.protocol.money import NS_PER_SECOND
 from jupyter_depin.transport import Connection, Stream
 from jupyter_depin.tunnel.events import Event, Message, Opened, Silent
 from jupyter_depin.tunnel.machine import Tunnel
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 _READ = 1 << 20
 _SLICE = 1 << 16
 """Bytes that are handed on at once: between them others get their turn, and the lane may be held."""
+_LOOK_NS = NS_PER_SECOND
+"""The path's round-trip time is looked at no more often than this."""
 _FEW = 64
 """Messages of a slice that need no turn of the others behind them."""
 _READ_CONTROL = 1 << 14
@@ -97,6 +100,7 @@ class TunnelDriver:
         self.bytes_down = 0
         self.joined = 0
         """Bytes that were spared before they came to the tunnel, as far as its owner knows."""
+        self._look_at = self._compressed = 0
         self.thrifty = False
         """Whether this end compresses what it sends."""
         self._follow()
@@ -328,15 +332,21 @@ class TunnelDriver:
         spared = sum(queue.spared for queue in lanes)
         count = Count(steady_ns(), self.tunnel.taken, self.bytes_up, spared)
         self._thrift.moved(count, self.tunnel.held)
+        if count.at >= self._look_at:
+            self._look_at = count.at + _LOOK_NS
+            path = self.connection.path() if self.connection is not None else None
+            if path is not None:
+                self._thrift.way(path.rtt_ms)
         self._follow()
 
     def _follow(self) -> None:
-        on = self._thrift.on
-        if on != self.thrifty:
-            self.thrifty = on
-            log.info("what is sent is %s from here on", "compressed" if on else "plain")
+        if self._thrift.on != self.thrifty:
+            self.thrifty = self._thrift.on
+            log.info("what is sent is %s from here on", "compressed" if self.thrifty else "plain")
+        if self._thrift.most != self._compressed:
+            self._compressed = self._thrift.most
             for queue in self._lanes.values():
-                queue.thrifty = on
+                queue.compressed = self._compressed
 
     def _give_up(self, reason: str) -> None:
         log.info("a connection is given up: %s", reason)

@@ -5,7 +5,11 @@ and a peer that does not read take nothing at all, which is no finding, and what
 takes the finding back. Slow is a link that was found slow several times in a row. It stays so for minutes after the
 last such finding, then one trial is made; each trial that fails makes the next wait longer.
 
-Rejected: the round-trip time (a long way is not a narrow one), what the transport lets us write (its buffers hold
+A long way is not a narrow one, but QUIC begins with little under way at once and spreads that over the round trip: a
+cell's three kilobytes of answer come in packets some 15 ms apart at 200 ms. So on a long way small messages are
+compressed, whatever the link's width: the answer is one packet then.
+
+Rejected: the round-trip time as a sign of narrowness, what the transport lets us write (its buffers hold
 megabytes), asking the system (it does not know the way beyond the first hop).
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jupyter_depin.protocol.compressed import MAX_COMPRESSED
 from jupyter_depin.protocol.messages import Wish
 from jupyter_depin.protocol.money import NS_PER_SECOND
 
@@ -26,6 +31,10 @@ IN_A_ROW = 3
 STAY_NS = 120 * NS_PER_SECOND
 """How long a link counts as slow after it was last found so; doubled by each trial that fails, up to `LONGEST_NS`."""
 LONGEST_NS = 16 * 60 * NS_PER_SECOND
+FAR_MS = 50.0
+"""From this round trip on the way is long."""
+FAR_BYTES = 1 << 14
+"""The longest message that is compressed because of that: longer ones fill several packets all the same."""
 TRIAL_NS = 60 * NS_PER_SECOND
 """A link that is slow again so soon after a trial began has failed it."""
 
@@ -49,7 +58,7 @@ class Thrift:
     def __init__(self, wish: Wish = "auto") -> None:
         self.wish = wish
         self.asked: Wish = "auto"
-        self.slow = False
+        self.slow = self.far = False
         self._since: Count | None = None
         self._found = 0
         self._stay = STAY_NS
@@ -61,6 +70,17 @@ class Thrift:
         """Whether this end compresses."""
         wish = self.asked if self.wish == "auto" else self.wish
         return self.slow if wish == "auto" else wish == "on"
+
+    @property
+    def most(self) -> int:
+        """Bytes of the longest message that this end compresses; 0 if it compresses none."""
+        if self.on:
+            return MAX_COMPRESSED
+        return FAR_BYTES if self.far and "off" not in (self.wish, self.asked) else 0
+
+    def way(self, rtt_ms: float) -> None:
+        """The round-trip time of the path in use, as the transport knows it."""
+        self.far = rtt_ms >= FAR_MS
 
     def moved(self, count: Count, waiting: int) -> None:
         """The peer has taken something, or something big was sent; `waiting` bytes are not taken yet."""

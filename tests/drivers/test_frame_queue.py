@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_depin.drivers import frame_queue
 from jupyter_depin.drivers.frame_queue import FrameQueue
 from jupyter_depin.errors import ConnectionLost
 from jupyter_depin.protocol import compressed
-from jupyter_depin.protocol.compressed import LaneDecoder
+from jupyter_depin.protocol.compressed import MAX_COMPRESSED, LaneDecoder
 from jupyter_depin.protocol.frames import Data, Lane, Part, encode_data
 
 
@@ -173,7 +172,7 @@ def message(seq: int, *parts: bytes) -> list[Part]:
 
 def test_a_thrifty_queue_compresses_what_waits_as_one_batch():
     async def scene(queue: FrameQueue, stream: Narrow) -> None:
-        queue.thrifty = True
+        queue.compressed = MAX_COMPRESSED
         for seq in range(100):
             queue.put(message(seq, b"the same words again"))
 
@@ -202,7 +201,7 @@ def test_messages_survive_whatever_is_switched_between_them(steps):
             if step == "turn":
                 await settle()
             elif isinstance(step, str):
-                queue.thrifty = step == "on"
+                queue.compressed = 100_000 if step == "on" else 0
             else:
                 sent.append([bytes([len(sent) % 256]) * size for size in step])
                 queue.put(message(len(sent), *sent[-1]))
@@ -210,7 +209,6 @@ def test_messages_survive_whatever_is_switched_between_them(steps):
             await anyio.lowlevel.checkpoint()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_queue, "MAX_COMPRESSED", 100_000)
         patch.setattr(compressed, "MAX_COMPRESSED", 100_000)
         wrote = play(scene)
     assert unpacked(wrote) == sent
@@ -219,7 +217,7 @@ def test_messages_survive_whatever_is_switched_between_them(steps):
 def test_a_new_connection_begins_with_a_new_context():
     async def main() -> list[bytes]:
         queue, first, second = FrameQueue(), Narrow(), Narrow()
-        queue.thrifty = True
+        queue.compressed = MAX_COMPRESSED
         for stream in (first, second):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(queue.run, stream)

@@ -13,7 +13,8 @@ import pytest
 from jupyter_depin.drivers import tunnel as driver_module
 from jupyter_depin.errors import LeaseRefused
 from jupyter_depin.protocol.frames import COMPRESSED, PRIORITY, Lane, Ping, Pong, Resume, encode_message
-from jupyter_depin.transport.memory_connection import MemoryStream
+from jupyter_depin.transport import Path
+from jupyter_depin.transport.memory_connection import MemoryConnection, MemoryStream
 from jupyter_depin.tunnel.events import Closed, Opened
 
 S = 10**9
@@ -573,3 +574,25 @@ async def test_a_message_that_takes_minutes_is_no_silence(pair, monkeypatch):
             assert ends.drivers[0].attached
             assert isinstance(ends.events[0][0], Opened)
             tasks.cancel_scope.cancel()
+
+
+async def test_on_a_long_way_small_messages_leave_compressed_and_big_ones_as_they_are(pair, monkeypatch):
+    monkeypatch.setattr(MemoryConnection, "path", lambda _: Path(relayed=False, remote="far", rtt_ms=200.0))
+    async with pair() as ends:
+        near, far = ends.drivers
+        # The first acknowledgements show how long the way is.
+        far.send(Lane.IOPUB, numbered(0))
+        await ends.drained()
+        sent = far.bytes_up
+        for i in range(1, 51):
+            far.send(Lane.IOPUB, numbered(i, 1000))
+        await ends.drained()
+        assert far.bytes_up - sent < 10_000
+        assert not far.thrifty
+        spared = far.spared
+        assert spared > 40_000
+        far.send(Lane.IOPUB, numbered(51, 100_000))
+        await ends.drained()
+        assert far.spared - spared < 1000
+        assert numbers(ends.got[0][Lane.IOPUB]) == list(range(52))
+        assert near.attached

@@ -6,7 +6,17 @@ import itertools
 
 import pytest
 
-from jupyter_depin.tunnel.thrift import BUSY_BYTES, IN_A_ROW, LONGEST_NS, STAY_NS, Count, Thrift
+from jupyter_depin.protocol.compressed import MAX_COMPRESSED
+from jupyter_depin.tunnel.thrift import (
+    BUSY_BYTES,
+    FAR_BYTES,
+    FAR_MS,
+    IN_A_ROW,
+    LONGEST_NS,
+    STAY_NS,
+    Count,
+    Thrift,
+)
 
 S = 10**9
 MBIT = 125_000
@@ -156,3 +166,28 @@ def test_this_ends_wish_goes_before_the_peers_and_both_before_the_measure(own, a
     link.rate = MBIT // 4
     link.busy(20)
     assert link.thrift.on is (on or own == asked == "auto")
+
+
+@pytest.mark.parametrize(
+    ("wish", "asked", "rtt_ms", "most"),
+    [
+        ("auto", "auto", FAR_MS - 1, 0),
+        ("auto", "auto", FAR_MS, FAR_BYTES),
+        ("auto", "off", FAR_MS, 0),
+        ("off", "auto", FAR_MS, 0),
+        ("on", "auto", 0.0, MAX_COMPRESSED),
+        ("auto", "on", FAR_MS, MAX_COMPRESSED),
+    ],
+)
+def test_on_a_long_way_small_messages_are_compressed_unless_anybody_minds(wish, asked, rtt_ms, most):
+    thrift = Thrift(wish)
+    thrift.asked = asked
+    thrift.way(rtt_ms)
+    assert thrift.most == most
+
+
+def test_a_way_that_became_short_again_is_left_alone():
+    thrift = Thrift()
+    thrift.way(200.0)
+    thrift.way(10.0)
+    assert thrift.most == 0
