@@ -6,7 +6,7 @@ What may happen to a message that waits:
   - a widget's state gives way to a later state that has all its keys, and is merged with one that follows it at once;
   - what a cell showed gives way to its `clear_output`, if that waits, once there is something new to show.
 Nothing is moved over anything else. Whatever is none of these kinds (a status, a result, an error, a request for
-input, a widget that opens, one that takes in outputs) is a fence: what waits goes before it, and it goes at once.
+input, a widget that opens, takes in outputs or says a word of its own) is a fence: what waits goes before it, and it goes at once.
 
 Not left out is what does something when it is shown: scripts, and kinds that only a front end's extension knows.
 
@@ -140,7 +140,10 @@ class Coalescer:
         comm = _text(new.said.content["comm_id"])
         older = self._comms.pop(comm, None)
         data = _values(new.said.content["data"])
-        if _text(data["method"]) != "update" or bytes(data.get("buffer_paths", b"[]")).strip() != b"[]":
+        if _text(data["method"]) != "update":
+            # Whoever hears it may look at what is shown by then.
+            return False
+        if bytes(data.get("buffer_paths", b"[]")).strip() != b"[]":
             return True
         state = new.state = _values(data["state"])
         if _ROUTING & state.keys():

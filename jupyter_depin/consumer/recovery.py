@@ -14,7 +14,7 @@ import anyio
 
 from jupyter_depin.consumer.backend import Backend
 from jupyter_depin.consumer.rental import Rental
-from jupyter_depin.consumer.taking_up import again, kept
+from jupyter_depin.consumer.taking_up import again, kept, over
 from jupyter_depin.drivers.clock import unix_ns
 from jupyter_depin.drivers.settlement import confirm
 from jupyter_depin.errors import DepinError, ProviderGone
@@ -56,7 +56,7 @@ async def recover(
     for record in [*journal.open_leases("payer"), *journal.unsettled("payer")]:
         if alive(record):
             continue
-        if keeping and kept(record, backend):
+        if keeping and kept(record, backend) and not await over(record.channel_id, backend):
             left += 1
             tell(record, "Its kernel runs, and `jupyter depin attach` takes it up.")
             continue

@@ -29,12 +29,13 @@ from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.opening import open_lease
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.consumer.rental import Rental
-from jupyter_depin.consumer.taking_up import of_kernel, settled_in, take_up, with_its_key
+from jupyter_depin.consumer.taking_up import of_kernel, over, settled_in, take_up, with_its_key
 from jupyter_depin.drivers.loop import new_event_loop
 from jupyter_depin.errors import DepinError, LeaseEnded, RentalHeld, RentalNotFound
 from jupyter_depin.journal import LeaseRecord
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.local import LocalInfo
+from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.record import RunningKernel
 from jupyter_depin.protocol.status import RentalStatus
 
@@ -161,9 +162,8 @@ class Runtime:
             )
         finally:
             self._opening.remove(kernel_id)
-            if config in self._pending:
-                # Whoever was asked before, or failed just now, may have locked a deposit all the same.
-                self._pending[config].set()
+            # Whoever was asked before, or failed just now, may have locked a deposit all the same.
+            self._look_again(config)
         rental = Rental(
             opened=opened,
             config=backend.config,
@@ -179,6 +179,13 @@ class Runtime:
     async def prepare(self, config: ConsumerConfig) -> None:
         """Have ready what rentals stand on. Called where one is about to be taken up. Raises what `connect` does."""
         await self._backend(config)
+
+    async def ended(self, config: ConsumerConfig, channel_id: bytes) -> bool:
+        """Whether the ledger has closed a lease, which is settled then. Asked before a kernel is put back."""
+        over_by_now = await over(channel_id, await self._backend(config))
+        if over_by_now:
+            self._look_again(config)
+        return over_by_now
 
     async def take_up(
         self, config: ConsumerConfig, kernel_id: str, local: LocalInfo
@@ -203,11 +210,19 @@ class Runtime:
         channel_id = running.lease.channel_id
         if any(channel_id in each.ending for each in self._backends.values()):
             raise RentalHeld(rental=channel_id.hex()[:16])
+        if await over(channel_id, backend):
+            self._look_again(config)
+            raise LeaseEnded(reason=SENTENCES[EndReason.PROVIDER_STOPPED])
         local = with_its_key(local, running.kernel)
         rental = take_up(running, local, backend, self._changed)
         self._hold(rental, config, backend)
         await settled_in(rental, _ANSWER_S)
         return rental, local
+
+    def _look_again(self, config: ConsumerConfig) -> None:
+        """There is something to be settled."""
+        if config in self._pending:
+            self._pending[config].set()
 
     def _hold(self, rental: Rental, config: ConsumerConfig, backend: Backend) -> None:
         self._rentals[rental.channel_id.hex()] = rental

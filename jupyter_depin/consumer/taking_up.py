@@ -22,7 +22,7 @@ from jupyter_depin.consumer.backend import Backend
 from jupyter_depin.consumer.opening import OpenedLease
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.drivers.clock import unix_ns
-from jupyter_depin.errors import LeaseEnded, NotTakenUp, RentalHeld, RentalNotFound
+from jupyter_depin.errors import DepinError, LeaseEnded, NotTakenUp, RentalHeld, RentalNotFound
 from jupyter_depin.journal import Journal, LeaseRecord
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.local import LocalInfo
@@ -32,6 +32,7 @@ from jupyter_depin.protocol.record import LaunchedKernel, RunningKernel
 
 log = logging.getLogger(__name__)
 
+_LEDGER_S = 5
 _SHORTEST_NAME = 4
 """So many hex digits of a rental's id are taken as its name, if no other begins with them."""
 
@@ -54,6 +55,19 @@ def kept(record: LeaseRecord, backend: Backend) -> bool:
     since_ns = backend.journal.orphaned_ns(record.channel_id, unix_ns())
     keep_s = min(backend.config.keep_s, record.offer.grace_s)
     return since_ns is not None and unix_ns() < since_ns + keep_s * NS_PER_SECOND
+
+
+async def over(channel_id: bytes, backend: Backend) -> bool:
+    """Whether the ledger has closed a lease. Asked before it is taken up: what is closed must not be signed for.
+
+    A ledger that does not answer in time says nothing: the provider will.
+    """
+    with anyio.move_on_after(_LEDGER_S):
+        try:
+            return await backend.ledger.closing(channel_id) is not None
+        except DepinError as error:
+            log.info("rental=%s the payment network was not asked: %s", channel_id.hex(), error)
+    return False
 
 
 def again(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ async def put_back(serverapp: ServerApp) -> None:
                 for each in _left_behind(home, manager.root_dir)
                 if each.kernel.where.kernel_name in specs
             ]
-            _prepare({_settings(serverapp, each.kernel.where.kernel_name) for each in found})
+            found = _prepared(found, lambda each: _settings(serverapp, each.kernel.where.kernel_name))
         except Exception as error:
             _report("rented kernels in %s cannot be taken up: %s", home, error)
             continue
@@ -91,16 +91,25 @@ def _settings(serverapp: ServerApp, kernel_name: str) -> ConsumerConfig:
     return settings
 
 
-def _prepare(settings: Iterable[ConsumerConfig]) -> None:
-    """Connect, and let no request be answered meanwhile: a browser that found no kernel now would rent another."""
-    for each in settings:
+def _prepared(
+    found: list[RunningKernel], settings: Callable[[RunningKernel], ConsumerConfig]
+) -> list[RunningKernel]:
+    """Connect, and leave out what is over by now.
+
+    No request is answered meanwhile: a browser that found no kernel now would rent another.
+    """
+    standing = []
+    for each in found:
         from jupyter_depin.consumer.runtime import Runtime
 
         runtime = Runtime.get()
         try:
-            runtime.submit(runtime.prepare, each).result(_CONNECT_S)
+            ended = runtime.submit(runtime.ended, settings(each), each.lease.channel_id).result(_CONNECT_S)
         except TimeoutError as error:
             raise ConnectionLost(detail=f"the payment network did not answer for {_CONNECT_S} s") from error
+        if not ended:
+            standing.append(each)
+    return standing
 
 
 async def _put_back(serverapp: ServerApp, running: RunningKernel) -> None:

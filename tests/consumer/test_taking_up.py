@@ -12,7 +12,7 @@ import pytest
 from jupyter_depin.consumer.place import Place
 from jupyter_depin.consumer.recovery import recover
 from jupyter_depin.consumer.rental import Rental
-from jupyter_depin.consumer.taking_up import named, of_kernel, settled_in, take_up, with_its_key
+from jupyter_depin.consumer.taking_up import named, of_kernel, over, settled_in, take_up, with_its_key
 from jupyter_depin.errors import (
     DepinError,
     JournalUnavailable,
@@ -318,6 +318,24 @@ async def test_how_long_it_is_kept_is_the_renters_to_say(world):
         w.config = replace(w.config, keep_s=0)
         assert await pending(w, keeping=True) == 0
         assert kernel.destroyed
+
+
+async def test_what_the_ledger_has_closed_is_neither_kept_nor_signed_for_any_more(world):
+    """The provider's last claims still wait for us then; what is signed for them nobody could ever collect."""
+    async with world() as w:
+        first, _ = await running(w)
+        await w.clock.wait(30)
+        await dies(w, first)
+        # Its last words, claims among them, stay with the provider, which collects what it has.
+        await w.clock.until(lambda: w.provider_journal.receipts(), within=300)
+        (left,) = w.journal.running()
+        assert await over(left.lease.channel_id, w.backend())
+        signed = w.journal.voucher(left.lease.channel_id)
+        assert await pending(w, keeping=True) == 0
+        assert w.journal.voucher(left.lease.channel_id) == signed
+        (receipt,) = w.journal.receipts()
+        assert receipt.paid == receipt.collected_on_chain
+        assert w.journal.running() == []
 
 
 async def test_settling_by_hand_keeps_nothing(world):
