@@ -51,6 +51,9 @@ class Joining:
 
     def said(self, lane: Lane, parts: Sequence[Part]) -> None:
         """A message of the kernel. Called by its channels."""
+        if lane is Lane.STDIN:
+            # Whoever is asked should have read what stands above the question.
+            self.flush()
         if lane is not Lane.IOPUB or not (self._driver.thrifty or self._coalescer.size):
             self._say(lane, parts)
         elif not self._late():
@@ -91,7 +94,10 @@ class Joining:
             self._marks.append((sent, now))
 
     def _late(self) -> bool:
-        _, taken = self._driver.tunnel.counts(Lane.IOPUB)
+        sent, taken = self._driver.tunnel.counts(Lane.IOPUB)
+        if self._marks and self._marks[-1][0] > sent:
+            # A renter without memory counts from the beginning.
+            self._marks.clear()
         while self._marks and self._marks[0][0] <= taken:
             self._marks.popleft()
         return bool(self._marks) and self._driver.thrifty and steady_ns() - self._marks[0][1] >= LATE_NS

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from collections import defaultdict, deque
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -156,6 +159,34 @@ async def test_one_that_stands_still_does_not_stop_another_for_long(clients):
         while b"iopub_welcome" not in b"".join(await dead.recv_multipart()):
             pass
         c.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody is cut off")
+def test_what_a_slow_reader_takes_is_seen_though_its_buffer_is_never_free():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as reader,
+    ):
+        writer, _ = server.accept()
+        with writer:
+            writer.setblocking(False)
+            with suppress(BlockingIOError):
+                while writer.send(bytes(1 << 16)):
+                    pass
+            # What is under way arrives in its own time: all of it, once nothing is acknowledged any more.
+            left = [patience._left(writer)]
+            while len(left) < 100 or left[-1] != left[-100]:
+                left.append(patience._left(writer))
+            reader.recv(1 << 20, socket.MSG_WAITALL)
+            while patience._left(writer) == left[-1]:
+                pass
+
+
+async def test_a_short_memory_for_readers_that_never_fill_a_batch(clients):
+    outbox = Outbox(LIMIT, lambda over: None)
+    for i in range(100_000):
+        outbox.count(b"%d" % i, [b"x"])
+    assert len(outbox._tails) < 1000
 
 
 async def test_replies_that_nobody_fetches_are_bounded_too(clients):

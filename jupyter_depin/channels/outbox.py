@@ -58,10 +58,10 @@ class Outbox:
         size = self._tails.get(reader, 0) + sum(map(len, parts)) + MESSAGE
         if size < self._batch:
             self._tails[reader] = size
+            if len(self._tails) > _MOST_TAILS:
+                del self._tails[next(iter(self._tails))]
             return None
         self._tails.pop(reader, None)
-        if len(self._tails) > _MOST_TAILS:
-            self._tails.clear()
         view = memoryview(parts[-1])
         mark = _Mark(view, self._let_go)
         mark.size = size

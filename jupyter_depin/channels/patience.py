@@ -4,8 +4,9 @@ One client that is slow slows the kernel, and loses nothing. But where one takes
 of the same socket would take more, the first is cut off: its ZeroMQ drops what was kept for it and connects again.
 
 ZeroMQ names neither its connections nor what each has taken. So they are looked up among this process's open files, by
-the address that they were accepted at, and asked whether they would take a byte: a connection that is never writable
-has a full buffer at its other end. That costs nothing until somebody stands still.
+the address that they were accepted at, and asked whether they would take a byte, and how many they have taken: one that
+is never writable, and of which nothing leaves, has a full buffer at its other end. Slowness is no such thing, however
+great. That costs nothing until somebody stands still. Where a system does not tell, nobody is cut off.
 
 Rejected: `XPUB_NODROP` (one subscriber stops all) and its opposite (which drops for the slow as well as for the dead);
 a monitor per socket (a socket and a descriptor more for each, all the time, to tell what is rarely asked).
@@ -19,6 +20,7 @@ import os
 import select
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -27,9 +29,11 @@ from jupyter_depin.channels.outbox import Outbox
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
-_LOOKS = 10
+_LOOKS = 30
 """So many looks in a row at which nothing has moved, and a connection that took nothing at any of them is cut off."""
 _OPEN_FILES = "/dev/fd"
+_BYTES_ACKED, _TCP_INFO = 120, 128
+"""Where Linux' `struct tcp_info` has the bytes that were acknowledged (linux/tcp.h, since 4.1), and where that ends."""
 
 
 class Patience:
@@ -41,6 +45,7 @@ class Patience:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = self._passed = 0
         self._took: set[int] = set()
+        self._left: dict[int, int] = {}
 
     def watch(self, on: bool) -> None:
         """Begin or stop to look. Called when the outbox goes over its bound, and when it is below again."""
@@ -54,6 +59,7 @@ class Patience:
     def _begin(self) -> None:
         self._passed, self._looks = self._outbox.passed, 0
         self._took.clear()
+        self._left.clear()
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -63,7 +69,7 @@ class Patience:
         self._looks += 1
         idle = []
         for inode, connection in _accepted(self._url):
-            if inode in self._took or _takes(connection):
+            if inode in self._took or _takes(connection) or self._moves(inode, connection):
                 self._took.add(inode)
                 connection.close()
             else:
@@ -77,6 +83,27 @@ class Patience:
             self._begin()
         for connection in idle:
             connection.close()
+
+    def _moves(self, inode: int, connection: socket.socket) -> bool:
+        """Whether anything has left since the last look, or may have."""
+        left = _left(connection)
+        return left is None or self._left.setdefault(inode, left) != left
+
+
+def _left(connection: socket.socket) -> int | None:
+    """A number that changes when the other end takes something; None where this system has none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    if connection.family == socket.AF_UNIX:
+        # Its buffer is filled again as soon as something leaves; only what the outbox counts tells of it.
+        return 0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
+    except OSError:
+        return None
+    if len(info) < _TCP_INFO:
+        return None
+    return int.from_bytes(info[_BYTES_ACKED:_TCP_INFO], sys.byteorder)
 
 
 def _takes(connection: socket.socket) -> bool:
@@ -95,7 +122,12 @@ def _accepted(url: str) -> Iterator[tuple[int, socket.socket]]:
             status = os.fstat(int(name))
             if not stat.S_ISSOCK(status.st_mode):
                 continue
-            connection = socket.socket(fileno=os.dup(int(name)))
+            copy = os.dup(int(name))
+            try:
+                connection = socket.socket(fileno=copy)
+            except OSError:
+                os.close(copy)
+                continue
             try:
                 bound = connection.getsockname()
                 # Only of a connection: the socket that listens has nobody at its other end.

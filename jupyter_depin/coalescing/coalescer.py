@@ -99,7 +99,8 @@ class Coalescer:
             case "stream":
                 return self._stream(new)
             case "display_data":
-                new.inert = _inert(said)
+                # Under a name that others have too it changes what they show, wherever that is.
+                new.inert = _inert(said) and not _named(said)
                 self._shows(said.parent)
             case "update_display_data":
                 new.inert = _inert(said)
@@ -196,6 +197,10 @@ def _one_text(before: _Waiting, after: _Waiting) -> bool:
         and before.said.framing == after.said.framing
         and bytes(before.said.content["name"]) == bytes(after.said.content["name"])
     )
+
+
+def _named(said: Said) -> bool:
+    return b"display_id" in bytes(said.content.get("transient", b""))
 
 
 def _inert(said: Said) -> bool:

@@ -55,6 +55,10 @@ class Notebook:
                 outputs.append({"name": content["name"], "text": content["text"]})
         else:
             data = content.get("data", content)
+            name = content.get("transient", {}).get("display_id")
+            for other in (other for each in self.cells.values() for other in each):
+                if kind == "display_data" and name and other.get("id") == name:
+                    other["data"] = data
             outputs.append({"id": content.get("transient", {}).get("display_id"), "data": data})
             self._run(data)
 

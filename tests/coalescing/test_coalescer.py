@@ -66,9 +66,9 @@ displays = st.builds(
     ),
     st.sampled_from(["display_data", "display_data", "update_display_data"]),
     pictures,
-    st.sampled_from("xy"),
+    st.sampled_from(["x", "y", ""]),
     cells,
-)
+).filter(lambda each: each[0] == "display_data" or each[1]["transient"])
 clears = st.builds(lambda wait, cell: ("clear_output", {"wait": wait}, cell), st.booleans(), cells)
 widgets = st.builds(
     lambda comm, state, method: (

@@ -130,6 +130,25 @@ def test_other_lanes_and_plain_links_are_left_alone(driver, joining):
     assert said_texts(driver) == [f"line {i}\n" for i in range(4)]
 
 
+def test_what_is_asked_comes_behind_what_was_printed(driver, joining):
+    joining.said(Lane.IOPUB, text(0))
+    driver.wait(LATE_NS)
+    joining.said(Lane.IOPUB, text(1))
+    joining.said(Lane.STDIN, text(2))
+    assert said_texts(driver) == [f"line {i}\n" for i in range(3)]
+
+
+def test_a_renter_without_memory_is_not_taken_for_late(driver, joining):
+    for i in range(50):
+        joining.said(Lane.IOPUB, text(i))
+        driver.wait(S // 10)
+    driver.wait(LATE_NS)
+    driver.sent.clear()
+    joining.said(Lane.IOPUB, text(50))
+    joining.said(Lane.IOPUB, text(51))
+    assert said_texts(driver)[-2:] == ["line 50\n", "line 51\n"]
+
+
 def test_the_last_words_are_not_lost(driver, joining):
     joining.said(Lane.IOPUB, text(0))
     driver.wait(LATE_NS)
