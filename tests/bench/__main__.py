@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, cuts, idle, interrupt, lossy, money, spared, start
+from tests.bench import channels, cuts, gateway, idle, interrupt, lossy, money, spared, start
 
 BENCHMARKS = (
     *channels.BENCHMARKS,
     *cuts.BENCHMARKS,
+    *gateway.BENCHMARKS,
     *idle.BENCHMARKS,
     *interrupt.BENCHMARKS,
     *lossy.BENCHMARKS,
