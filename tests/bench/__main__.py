@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import channels, cuts, gateway, idle, interrupt, lossy, money, spared, start
+from tests.bench import channels, class_notebook, cuts, gateway, idle, interrupt, lossy, money, spared, start
 
 BENCHMARKS = (
     *channels.BENCHMARKS,
     *cuts.BENCHMARKS,
     *gateway.BENCHMARKS,
+    *class_notebook.BENCHMARKS,
     *idle.BENCHMARKS,
     *interrupt.BENCHMARKS,
     *lossy.BENCHMARKS,

@@ -32,7 +32,8 @@ _FLOOR = "round trip + local kernel"
 
 
 @contextmanager
-def _rented(world: World, renter: Host, provider: Host, address: str) -> Iterator[Child]:
+def rented(world: World, renter: Host, provider: Host, address: str, *role: str) -> Iterator[Child]:
+    """An agent on one machine, and a program of the renter's on the other (`far`; without a role it rents a kernel)."""
     home = world.provider
     (home / "provider.toml").write_text(
         'rate_per_hour = "3.6"\nstake = "100"\ntick_s = 1\narrears_s = 30\nsandbox = "none"\n'
@@ -50,7 +51,7 @@ def _rented(world: World, renter: Host, provider: Host, address: str) -> Iterato
             f'tickets = ["{ticket}"]\nmax_rate_per_hour = "3.6"\nmax_spend = "7.2"\nsettle_wait_s = 5\n'
         )
         write_kernel_spec(world.folder / "jupyter" / "kernels" / KERNEL_NAME, world.consumer)
-        with child("far", "rent", on=renter, environment=world.environment()) as rented:
+        with child("far", *(role or ("rent",)), on=renter, environment=world.environment()) as rented:
             yield rented
     finally:
         agent.kill()
@@ -87,7 +88,7 @@ def _measure(quick: bool) -> Iterator[Line]:
         try:
             with (
                 link(renter, provider, _TERMS) as joined,
-                _rented(world, renter, provider, joined.addresses[1]) as ours,
+                rented(world, renter, provider, joined.addresses[1]) as ours,
                 _forwarded(renter, provider, joined.addresses[1]) as ssh,
                 child("far", "local", on=renter) as local,
             ):
