@@ -20,7 +20,7 @@ from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.consumer.runtime import Runtime
 from jupyter_depin.consumer.taking_up import named
-from jupyter_depin.errors import ConfigError, DepinError, RentalNotFound
+from jupyter_depin.errors import ConfigError, DepinError, RentalHeld, RentalNotFound
 from jupyter_depin.journal import Journal
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.money import format_amount
@@ -85,6 +85,8 @@ async def hold(
         raise RentalNotFound(rental=name)
     with Journal(config.journal) as journal:
         running = named(journal, name)
+    if running.held:
+        raise RentalHeld(rental=running.lease.channel_id.hex()[:16])
     held = _Held(config, running, _connection_file(running, file))
     failure: DepinError | None = None
     try:
@@ -112,7 +114,8 @@ async def hold(
 
 def _connection_file(running: RunningKernel, file: Path | None) -> Path:
     if file is None:
-        return Path(jupyter_runtime_dir()) / f"kernel-{running.lease.kernel_id}.json"
+        # A server's own file for this kernel has its id alone.
+        return Path(jupyter_runtime_dir()) / f"kernel-{running.lease.kernel_id}-attached.json"
     if file.exists():
         raise ConfigError(detail=f"{file} is there already, and is not overwritten")
     return file

@@ -32,7 +32,8 @@ from traitlets import Enum, List, Unicode
 from jupyter_depin.consumer.config import ConsumerConfig
 from jupyter_depin.consumer.rental import Rental
 from jupyter_depin.consumer.runtime import Runtime
-from jupyter_depin.errors import DepinError, LeaseEnded, PortInUse
+from jupyter_depin.consumer.taking_up import only_taking_up
+from jupyter_depin.errors import DepinError, LeaseEnded, PortInUse, RentalNotFound
 from jupyter_depin.lifecycle import EndReason
 from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.record import Where
@@ -204,6 +205,8 @@ class DepinProvisioner(LocalProvisioner):
             return await self._runtime.call(self._runtime.take_up, self.settings(), self.kernel_id, local)
 
         found = await self._on_free_ports(take_up, kwargs)
+        if found is None and only_taking_up.get():
+            raise RentalNotFound(rental=f"kernel {self.kernel_id}")
         if found is None:
             return False
         self._rental, local = found

@@ -53,6 +53,17 @@ def test_running_kernels_are_listed_and_who_holds_them(capsys, books):
     assert hint == "`jupyter depin attach RENTAL` takes one up."
 
 
+def test_a_kernel_that_another_program_holds_is_left_with_its_connection_file(
+    capsys, books, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    mine = tmp_path / f"kernel-{books.running()[0].lease.kernel_id}.json"
+    mine.write_text("the server's")
+    assert main(["attach", "0101"]) == 1
+    assert "is held by another running program of yours" in capsys.readouterr().err
+    assert mine.read_text() == "the server's"
+
+
 def test_the_list_as_json_has_no_secret(capsys, config):
     with Journal(config.journal) as journal:
         journal.save_lease(of_payer())

@@ -201,6 +201,11 @@ class Rental:
         self._clients.attend()
         self._epoch, self._exit_status = kernel.epoch, None
 
+    def forget(self) -> None:
+        """It was never run: another object will stand for the lease."""
+        self._clients.close()
+        self._driver.close()
+
     async def leave(self) -> None:
         """Let go of the lease without ending it: its kernel goes on until it is in arrears, for whoever takes it up."""
         if not self._over.is_set():
@@ -304,12 +309,9 @@ class Rental:
                 if epoch == self._epoch:
                     self._meter.rest()
                     self._kernel_gone(status)
-            case Paused():
-                self._paused = True
-                self._move(State.PAUSED)
-            case Unpaused():
-                self._paused = False
-                self._move(State.RUNNING)
+            case Paused() | Unpaused() as word:
+                self._paused = isinstance(word, Paused)
+                self._move(State.PAUSED if self._paused else State.RUNNING)
             case Standing(epoch=epoch, runs=runs, paused=paused):
                 if epoch != self._epoch or not runs:
                     self._end(EndReason.KERNEL_SHUTDOWN)

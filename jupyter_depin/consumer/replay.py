@@ -17,6 +17,8 @@ from jupyter_depin.drivers.clock import steady_ns
 from jupyter_depin.tunnel.events import Kept
 from jupyter_depin.tunnel.pace import Pace
 
+_EACH = 640
+"""Bytes that each message counts on top of its own, so that empty ones are bounded too."""
 _MOST = 16 << 20
 """Bytes that may wait here; what is more stays with the provider."""
 _MOST_LIVE = (1000, 1 << 20)
@@ -68,7 +70,7 @@ class Replay:
             self._frames -= 1
         elif self._messages:
             self._messages = max(0, self._messages - stands_for)
-        self._add(_Item(give, size, counted, kept))
+        self._add(_Item(give, size + _EACH, counted, kept))
         self._none_left()
         self._go()
 

@@ -208,11 +208,12 @@ class Runtime:
         self, running: RunningKernel, local: LocalInfo, config: ConsumerConfig, backend: Backend
     ) -> tuple[Rental, LocalInfo]:
         channel_id = running.lease.channel_id
-        if any(channel_id in each.ending for each in self._backends.values()):
-            raise RentalHeld(rental=channel_id.hex()[:16])
         if await over(channel_id, backend):
             self._look_again(config)
             raise LeaseEnded(reason=SENTENCES[EndReason.PROVIDER_STOPPED])
+        # From here to the claim nothing else of this process has its turn.
+        if self._alive(running.lease) or any(channel_id in each.ending for each in self._backends.values()):
+            raise RentalHeld(rental=channel_id.hex()[:16])
         local = with_its_key(local, running.kernel)
         rental = take_up(running, local, backend, self._changed)
         self._hold(rental, config, backend)

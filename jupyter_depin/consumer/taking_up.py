@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import replace
 
 import anyio
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 _LEDGER_S = 5
 _SHORTEST_NAME = 4
 """So many hex digits of a rental's id are taken as its name, if no other begins with them."""
+
+
+only_taking_up: ContextVar[bool] = ContextVar("only_taking_up", default=False)
+"""Set while a kernel is put back: what is not there any more is not to be rented anew, for nobody asked for that."""
 
 
 def named(journal: Journal, name: str) -> RunningKernel:
@@ -121,6 +126,7 @@ def take_up(
     try:
         rental.resume(local, running.kernel)
     except BaseException:
+        rental.forget()
         backend.journal.release(record.channel_id)
         raise
     return rental

@@ -119,6 +119,10 @@ async def _put_back(serverapp: ServerApp, running: RunningKernel) -> None:
     contents: Any = serverapp.contents_manager
     path = _api_path(where.document, kernels.root_dir)
     name = path.rpartition("/")[2]
+    from jupyter_depin.consumer.taking_up import only_taking_up
+
+    # Of this task and those that it starts.
+    only_taking_up.set(True)
     try:
         if kernel_id not in kernels:
             await ensure_async(

@@ -22,6 +22,8 @@ from jupyter_depin.tunnel.store import Store
 
 _PIECES = 16
 """A full backlog has about so many pieces: what is dropped at once is a small part of it."""
+_FEW_PARTS, _EACH_PART = 16, 4
+"""Parts beyond a few count what their lengths take on disk."""
 _RECORD = 64
 """Bytes that each message counts on top of its own, so that empty ones are bounded too."""
 _RETRY_NS = NS_PER_SECOND
@@ -104,7 +106,7 @@ class Backlog:
         """Keep a message of `size` bytes behind the others; or count it as missing, if it cannot be kept."""
         if away:
             self.expire(now)
-        cost = size + _RECORD
+        cost = size + _RECORD + _EACH_PART * max(0, len(parts) - _FEW_PARTS)
         others = self._together.taken - self.taken
         most = min(self._limit if away else 2 * self._limit, self._together.limit - others)
         while self.taken and self.taken + cost > most >= cost:

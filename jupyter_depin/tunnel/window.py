@@ -23,6 +23,8 @@ class Window:
     """
 
     OVERHEAD = 256
+    FEW_PARTS, EACH_PART = 16, 64
+    """Parts beyond a few count too: thirty thousand empty ones are a megabyte of objects, and no byte of a message."""
 
     def __init__(self, lane: Lane, flow: Flow, backlog: Backlog | None = None) -> None:
         self.lane, self._flow, self.backlog = lane, flow, backlog
@@ -45,27 +47,36 @@ class Window:
         frame = Data(self.lane, self.sent, parts, size)
         self.sent += 1
         self.unacked.append(frame)
-        self.held += frame.size + self.OVERHEAD
+        self.held += self._cost(parts, size)
         return frame
 
+    def _cost(self, parts: Sequence[Part], size: int) -> int:
+        return size + self.OVERHEAD + self.EACH_PART * max(0, len(parts) - self.FEW_PARTS)
+
     def crossed(self) -> bool | None:
-        """True once when the lane became full, False once when it drained to half, None otherwise."""
+        """True once when the lane became full, False once when it drained to half, None otherwise.
+
+        While what was kept goes to the peer, the window in front is filled on purpose: only the backlog counts then.
+        """
         if self.full:
-            if self.away or (
-                self.held <= self._flow.limit // 2 and (self.backlog is None or self.backlog.low)
-            ):
+            if self.away or self._drained():
                 self.full = False
                 return False
         elif self.held >= self._flow.limit or self.aside:
-            self.full = not self.away and (self.held >= self._flow.limit or self._swamped())
+            self.full = not self.away and self._swamped()
             return self.full or None
         return None
+
+    def _drained(self) -> bool:
+        if self.aside and self.backlog is not None:
+            return self.backlog.low
+        return self.held <= self._flow.limit // 2
 
     def put_aside(self, parts: Sequence[Part], size: int, now: int) -> bool:
         """Give a message to the backlog, unless it may be numbered now. Called where `aside`."""
         backlog, self.late = self.backlog, True
         if backlog is None or (
-            not backlog.waiting and self.away and self.held + size + self.OVERHEAD <= backlog.memory
+            not backlog.waiting and self.away and self.held + self._cost(parts, size) <= backlog.memory
         ):
             return False
         backlog.put(parts, size, now, away=self.away)
@@ -105,7 +116,9 @@ class Window:
         self.away = False
 
     def _swamped(self) -> bool:
-        return self.backlog is not None and self.backlog.high
+        if self.aside and self.backlog is not None:
+            return self.backlog.high
+        return self.held >= self._flow.limit
 
     def take(self, frame: Data) -> None:
         """Check that the peer's frame is the next one. Raises `RemoteProtocolError`."""
@@ -121,10 +134,10 @@ class Window:
         first = self.unacked[0].seq if self.unacked else self.sent
         if not first <= count <= self.sent:
             raise RemoteProtocolError(detail=f"{self.lane.name}: {count} taken of {first} … {self.sent}")
-        before = self.held
         while self.unacked and self.unacked[0].seq < count:
-            self.held -= self.unacked.popleft().size + self.OVERHEAD
-        self.taken += before - self.held - (count - first) * self.OVERHEAD
+            frame = self.unacked.popleft()
+            self.held -= self._cost(frame.parts, frame.size)
+            self.taken += frame.size
         return count > first
 
     def tell(self) -> int | None:

@@ -7,8 +7,11 @@ import logging
 
 import pytest
 
+from jupyter_depin.consumer.runtime import Runtime
+from jupyter_depin.errors import LeaseEnded
 from jupyter_depin.journal import Journal
 from jupyter_depin.protocol.record import LaunchedKernel, Where
+from jupyter_depin.server import taking_up
 from jupyter_depin.server.taking_up import put_back
 from tests.test_journal import lease_id, of_payer
 
@@ -79,3 +82,23 @@ async def test_a_damaged_journal_does_not_keep_the_server_from_starting(home, jp
     home.mkdir()
     (home / "journal.sqlite").write_text("notes")
     assert "it is no SQLite file" in await found(jp_serverapp, caplog)
+
+
+async def test_what_is_gone_by_then_is_not_rented_anew(home, jp_serverapp, jp_root_dir, caplog, monkeypatch):
+    """Recovery may have ended it since it was found; a server's start must not cost anybody a new deposit."""
+    leave_behind(home, jp_root_dir)
+    rented = []
+
+    async def nothing_left(*_):
+        return None
+
+    async def rent(*arguments):
+        rented.append(arguments)
+        raise LeaseEnded(reason="this must not happen")
+
+    monkeypatch.setattr(taking_up, "_prepared", lambda found, settings: found)
+    monkeypatch.setattr(Runtime, "take_up", nothing_left)
+    monkeypatch.setattr(Runtime, "rent", rent)
+    said = await found(jp_serverapp, caplog)
+    assert "was not taken up: There is no rental" in said
+    assert rented == []

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from jupyter_depin.protocol.frames import Lane
+from jupyter_depin.protocol.frames import MAX_PARTS, Ack, Lane, Resume
 from jupyter_depin.tunnel.backlog import Allowance, Backlog
 from jupyter_depin.tunnel.events import Opened
 from jupyter_depin.tunnel.machine import Tunnel
@@ -394,3 +394,40 @@ def next_opened(end):
     while not isinstance(event := end.next_event(), Opened):
         assert event is not None
     return event
+
+
+# -- in a window
+
+
+def test_what_was_kept_goes_to_the_peer_while_the_kernel_runs_on():
+    """On a slow link more is kept than a lane may hold, and reading it all may take minutes, each of them paid."""
+    kept = backlog(limit=1 << 20, memory=50_000)
+    tunnel = Tunnel(grace_ns=10**9 * S, now=0, limit=10_000, backlogs={Lane.IOPUB: kept})
+    for i in range(500):
+        tunnel.send(Lane.IOPUB, [b"%04d" % i, bytes(1000)], 0)
+    tunnel.attach(S)
+    tunnel.receive(Resume(dict.fromkeys(Lane, 0)), S)
+    assert tunnel.held >= 50_000
+    assert not tunnel.full(Lane.IOPUB)
+    for count in range(1, 501):
+        tunnel.receive(Ack({Lane.IOPUB: count}), 2 * S)
+        if kept.waiting:
+            assert not tunnel.full(Lane.IOPUB), f"full after {count}"
+    # From here on it is a lane like others.
+    while not tunnel.full(Lane.IOPUB):
+        tunnel.send(Lane.IOPUB, [bytes(1000)], 3 * S)
+    assert tunnel.held < 12_000
+
+
+def test_many_empty_parts_count_too():
+    """Thirty thousand of them are a megabyte in memory, and a hundred kilobytes on disk."""
+    kept = backlog(limit=1 << 20, memory=1000)
+    tunnel = Tunnel(grace_ns=10**9 * S, now=0, limit=4 << 20, backlogs={Lane.IOPUB: kept})
+    for _ in range(100):
+        tunnel.send(Lane.IOPUB, [b""] * MAX_PARTS, 0)
+    assert kept.taken <= 1 << 20
+    assert kept.messages == 100
+    plain = Tunnel(grace_ns=10**9 * S, now=0, limit=4 << 20)
+    for _ in range(3):
+        plain.send(Lane.IOPUB, [b""] * MAX_PARTS, 0)
+    assert plain.full(Lane.IOPUB)
