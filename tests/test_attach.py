@@ -14,7 +14,9 @@ from jupyter_depin.journal import Journal
 from jupyter_depin.protocol.record import LaunchedKernel, Where
 from tests.test_journal import lease_id, of_payer, voucher
 
-KERNEL = LaunchedKernel(1, b"secret of the kernel", "hmac-sha256", Where("rented", "/work", "/work/a.ipynb"))
+KERNEL = LaunchedKernel(
+    1, b"secret of the kernel", "hmac-sha256", Where("rented", "/notes", "/notes/a.ipynb")
+)
 
 
 @pytest.fixture
@@ -48,8 +50,8 @@ def test_where_nothing_runs_there_is_nothing_to_take_up(capsys, config):
 def test_running_kernels_are_listed_and_who_holds_them(capsys, books):
     assert main(["attach"]) == 0
     first, second, hint = capsys.readouterr().out.splitlines()
-    assert first == f"{'01' * 8}  A card — 24 GB  0 DEMO  /work/a.ipynb  held by a running program of yours"
-    assert second.endswith("/work/a.ipynb  can be taken up")
+    assert first == f"{'01' * 8}  A card — 24 GB  0 DEMO  /notes/a.ipynb  held by a running program of yours"
+    assert second.endswith("/notes/a.ipynb  can be taken up")
     assert hint == "`jupyter depin attach RENTAL` takes one up."
 
 

@@ -240,7 +240,7 @@ def test_the_voucher_key_is_kept_until_the_receipt_and_then_wiped(path):
 # -- the kernel, for whoever takes it up
 
 KERNEL = LaunchedKernel(
-    2, b"an HMAC key, for instance", "hmac-sha256", Where("depin", "/work", "/work/a.ipynb")
+    2, b"an HMAC key, for instance", "hmac-sha256", Where("depin", "/notes", "/notes/a.ipynb")
 )
 
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from tests.bench.lossy import rented
+from tests.bench.lossy import far_apart, rented
 from tests.bench.report import Benchmark, Line
-from tests.e2e.world import World
-from tests.net.link import Link, Terms, link, missing
-from tests.net.netns import Host, network
-from tests.net.rental import door
+from tests.net.link import Link, Terms, missing
+from tests.net.netns import Host
 
 _TERMS = Terms(delay_ns=300_000_000, rate=1_000_000)
 _CUT_EVERY_S, _CUT_S = 45, 3
@@ -104,33 +100,21 @@ def _measure(quick: bool) -> Iterator[Line]:
     if reason is not None:
         yield Line(_COMPLETE, None, "cells", _PEER, None, reason)
         return
-    with tempfile.TemporaryDirectory(prefix="depin-") as folder, network() as net:
-        world = World(Path(folder))
-        renter, provider = net.host("renter"), net.host("provider")
-        doors = [door(host, world._chain_port) for host in (renter, provider)]
-        try:
-            with (
-                link(renter, provider, _TERMS) as joined,
-                rented(
-                    world, renter, provider, joined.addresses[1], "notebook", json.dumps(notebook(cells))
-                ) as far,
-            ):
-                ready = far.hear()
-                assert ready == "connected", ready
-                local = far.ask("local")
-                before = sum(joined.sent_bytes)
-                with _cuts(joined):
-                    ours = far.ask("rented")
-                sent = sum(joined.sent_bytes) - before
-                with _gateway(provider, joined.addresses[1]) as url:
-                    before = sum(joined.sent_bytes)
-                    with _cuts(joined):
-                        theirs = far.ask("gateway", url)
-                    their_bytes = sum(joined.sent_bytes) - before
-        finally:
-            for each in doors:
-                each.close()
-            world.close()
+    with (
+        far_apart(_TERMS) as (world, renter, provider, joined),
+        rented(world, renter, provider, joined.addresses[1], "notebook", json.dumps(notebook(cells))) as far,
+    ):
+        far.hear()
+        local = far.ask("local")
+        before = sum(joined.sent_bytes)
+        with _cuts(joined):
+            ours = far.ask("rented")
+        sent = sum(joined.sent_bytes) - before
+        with _gateway(provider, joined.addresses[1]) as url:
+            before = sum(joined.sent_bytes)
+            with _cuts(joined):
+                theirs = far.ask("gateway", url)
+            their_bytes = sum(joined.sent_bytes) - before
     yield Line(_COMPLETE, _ended(ours), "cells", _PEER, _ended(theirs))
     yield Line(_DIFFERENT, _different(ours, local), "cells", _PEER, _different(theirs, local))
     yield Line(_BYTES, sent / 1e6, "MB", _PEER, their_bytes / 1e6)

@@ -20,7 +20,7 @@ from tests.bench.children import Child, child
 from tests.bench.kernels import PORTS
 from tests.bench.report import Benchmark, Line, in_turns, quantile
 from tests.e2e.world import World
-from tests.net.link import Terms, link, missing
+from tests.net.link import Link, Terms, link, missing
 from tests.net.netns import Host, network
 from tests.net.rental import door
 
@@ -29,6 +29,22 @@ _ROUND_TRIP_S = 0.2
 _TERMS = Terms(delay_ns=int(_ROUND_TRIP_S / 2 * 1e9), loss=0.01)
 _NAME = "lossy_execute_p50_ms"
 _FLOOR = "round trip + local kernel"
+
+
+@contextmanager
+def far_apart(terms: Terms) -> Iterator[tuple[World, Host, Host, Link]]:
+    """A world whose renter and provider are machines of their own, joined by a bad link; each reaches the chain."""
+    with tempfile.TemporaryDirectory(prefix="depin-") as folder, network() as net:
+        world = World(Path(folder))
+        renter, provider = net.host("renter"), net.host("provider")
+        doors = [door(host, world._chain_port) for host in (renter, provider)]
+        try:
+            with link(renter, provider, terms) as joined:
+                yield world, renter, provider, joined
+        finally:
+            for each in doors:
+                each.close()
+            world.close()
 
 
 @contextmanager
@@ -81,25 +97,16 @@ def _measure(quick: bool) -> Iterator[Line]:
             yield Line(_NAME, None, "ms", peer, None, reason)
         return
     blocks, cells = (2, 5) if quick else (10, 10)
-    with tempfile.TemporaryDirectory(prefix="depin-") as folder, network() as net:
-        world = World(Path(folder))
-        renter, provider = net.host("renter"), net.host("provider")
-        doors = [door(host, world._chain_port) for host in (renter, provider)]
-        try:
-            with (
-                link(renter, provider, _TERMS) as joined,
-                rented(world, renter, provider, joined.addresses[1]) as ours,
-                _forwarded(renter, provider, joined.addresses[1]) as ssh,
-                child("far", "local", on=renter) as local,
-            ):
-                everybody = (ours, ssh, local)
-                for each in everybody:
-                    each.hear()
-                samples = in_turns(blocks, *(partial(each.ask, cells) for each in everybody))
-        finally:
-            for each in doors:
-                each.close()
-            world.close()
+    with (
+        far_apart(_TERMS) as (world, renter, provider, joined),
+        rented(world, renter, provider, joined.addresses[1]) as ours,
+        _forwarded(renter, provider, joined.addresses[1]) as ssh,
+        child("far", "local", on=renter) as local,
+    ):
+        everybody = (ours, ssh, local)
+        for each in everybody:
+            each.hear()
+        samples = in_turns(blocks, *(partial(each.ask, cells) for each in everybody))
     mine, theirs, here = (quantile(each, 0.5) for each in samples)
     yield Line(_NAME, mine * 1e3, "ms", _FLOOR, (_ROUND_TRIP_S + here) * 1e3)
     yield Line(_NAME, mine * 1e3, "ms", "asyncssh forward", theirs * 1e3)

@@ -26,7 +26,7 @@ from jupyter_depin.protocol.frames import Lane
 from jupyter_depin.protocol.record import Where
 from tests.consumer.world import GIFT, PER_SECOND, FakeKernel, World
 
-WHERE = Where("depin-rented", "/home/ada/work", "/home/ada/work/figures.ipynb")
+WHERE = Where("depin-rented", "/home/ada/notes", "/home/ada/notes/figures.ipynb")
 
 
 class Broken:
