@@ -134,7 +134,9 @@ async def test_a_dead_relay_is_passed_by(places):
             address = place.only_relays(node.address())
             place.kill(place.relays[0])
             here, there = await _met(friend, node, address)
-            assert here.path().relayed is False or here.path().remote.startswith(place.relays[1])
+            # Asked once: a direct path may open at any moment.
+            path = here.path()
+            assert not path.relayed or path.remote.startswith(place.relays[1])
             await _talk(here, there)
         finally:
             await friend.close()
