@@ -269,6 +269,10 @@ class DamagedJournal(ConfigError):
     """The journal {path} is damaged ({reason}). It was left untouched: copy it, then restore a backup or move it away."""
 
 
+class NewerJournal(ConfigError):
+    """The journal {path} was written by a newer jupyter-depin (form {form}). It was left untouched, and no money is lost: it and the keys beside it hold everything. Install the newest version, and it goes on."""
+
+
 class JournalUnavailable(ConfigError):
     """The journal {path} cannot be used now ({reason}). Free disk space and check its permissions, then try again."""
 

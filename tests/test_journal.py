@@ -21,8 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from jupyter_depin.errors import DamagedJournal, JournalUnavailable, LocalProtocolError, RentalNotFound
-from jupyter_depin.journal import Journal, LeaseRecord, store
+from jupyter_depin.errors import (
+    DamagedJournal,
+    JournalUnavailable,
+    LocalProtocolError,
+    NewerJournal,
+    RentalNotFound,
+)
+from jupyter_depin.journal import Journal, LeaseRecord, forms, store
 from jupyter_depin.keys import Wallet
 from jupyter_depin.protocol.identity import Address, NodeAddress, NodeId
 from jupyter_depin.protocol.market import Asset, Offer, Terms
@@ -309,29 +315,30 @@ def foreign_database(path: Path) -> None:
         connection.execute("CREATE TABLE recipe (name TEXT)")
 
 
-def newer_schema(path: Path) -> None:
+def of_form(path: Path, form: int) -> None:
     Journal(path).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 7")
+        connection.execute(f"PRAGMA user_version = {form}")
 
 
 @pytest.mark.parametrize(
-    ("make", "word"),
+    ("make", "error", "word"),
     [
-        (lambda path: path.write_bytes(b""), "no SQLite"),
-        (lambda path: path.write_bytes(b"my notes\n" * 100), "no SQLite"),
-        (lambda path: path.mkdir(), "not a file"),
-        (foreign_database, "another program"),
-        (newer_schema, "form 7"),
-        (damage_pages, ""),
+        (lambda path: path.write_bytes(b""), DamagedJournal, "no SQLite"),
+        (lambda path: path.write_bytes(b"my notes\n" * 100), DamagedJournal, "no SQLite"),
+        (lambda path: path.mkdir(), DamagedJournal, "not a file"),
+        (foreign_database, DamagedJournal, "another program"),
+        (lambda path: of_form(path, 0), DamagedJournal, "no form that ever was"),
+        (lambda path: of_form(path, 7), NewerJournal, "no money is lost"),
+        (damage_pages, DamagedJournal, ""),
     ],
-    ids=["empty", "text", "folder", "foreign", "newer", "damaged"],
+    ids=["empty", "text", "folder", "foreign", "formless", "newer", "damaged"],
 )
-def test_a_wrong_file_is_refused_in_one_sentence_and_left_untouched(tmp_path, make, word):
+def test_a_wrong_file_is_refused_in_one_sentence_and_left_untouched(tmp_path, make, error, word):
     path = tmp_path / "journal.sqlite"
     make(path)
     before = {} if path.is_dir() else everything(tmp_path)
-    with pytest.raises(DamagedJournal) as caught:
+    with pytest.raises(error) as caught:
         Journal(path)
     assert str(path) in str(caught.value)
     assert word in str(caught.value)
@@ -387,6 +394,104 @@ def test_where_no_journal_can_be_made_it_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalUnavailable):
         Journal(tmp_path / "file" / "journal.sqlite")
+
+
+# -- journals of earlier versions
+
+FORM_1 = """
+CREATE TABLE lease (
+    channel_id BLOB PRIMARY KEY, role TEXT NOT NULL, terms TEXT NOT NULL, offer TEXT NOT NULL, deposit TEXT NOT NULL,
+    address TEXT NOT NULL, kernel_id TEXT NOT NULL, voucher_key BLOB NOT NULL, opened_ns INTEGER NOT NULL,
+    {open_by}
+    ready_ns INTEGER, ended_ns INTEGER, reason TEXT, served_ns INTEGER NOT NULL DEFAULT 0,
+    paid TEXT NOT NULL DEFAULT '0', signature BLOB NOT NULL DEFAULT x'', vouchers INTEGER NOT NULL DEFAULT 0,
+    receipt TEXT, owner_pid INTEGER, owner_start REAL{path}
+);
+CREATE TABLE chain_transaction (
+    channel_id BLOB NOT NULL REFERENCES lease, kind TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (channel_id, kind, id)
+);
+PRAGMA application_id = 0x44504A31; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;
+"""
+"""The first form, of which there were three, by the columns of `lease`."""
+
+
+def of_an_earlier_version(path: Path, *, open_by: str = "", path_column: str = "") -> None:
+    """A journal as its first versions wrote it, with a lease that is paid, and one that is settled."""
+    now = path.with_suffix(".now")
+    with Journal(now) as journal:
+        for n in (1, 2):
+            journal.save_lease(of_payer(n))
+            journal.save_voucher(voucher(250 + n, n))
+            journal.save_transaction(lease_id(n), "open", f"0x0{n}")
+        journal.end(lease_id(2), "arrears", 5)
+        journal.save_receipt(receipt(2))
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(FORM_1.format(open_by=open_by, path=path_column))
+        columns = ", ".join(row[1] for row in old.execute("PRAGMA table_info(lease)"))
+        old.execute("ATTACH ? AS now", (str(now),))
+        old.execute(
+            f"INSERT INTO lease ({columns}) SELECT {columns.replace('owner_pid, owner_start', 'NULL, NULL')}"
+            " FROM now.lease"
+        )
+        old.execute("INSERT INTO chain_transaction SELECT * FROM now.chain_transaction")
+        old.execute(
+            "UPDATE lease SET address = json_set(json_remove(address, '$.relays'), '$.relay_url', json_extract(address, '$.relays[0]'))"
+        )
+        old.commit()
+    now.unlink()
+
+
+@pytest.mark.parametrize(
+    ("columns", "open_by"),
+    [
+        ({}, 86_400),
+        ({"open_by": "open_by INTEGER NOT NULL,"}, 2001),
+        ({"open_by": "open_by INTEGER NOT NULL,", "path_column": ", path TEXT"}, 2001),
+    ],
+    ids=["before the order's end was written down", "before paths", "the last of form 1"],
+)
+def test_a_journal_of_an_earlier_version_is_taken_on_with_its_money(tmp_path, columns, open_by):
+    path = tmp_path / "journal.sqlite"
+    of_an_earlier_version(path, **columns)
+    for _ in range(2):
+        with Journal(path) as journal:
+            assert journal.open_leases("payer") == [replace(of_payer(1), open_by=open_by)]
+            assert journal.voucher(lease_id(1)) == voucher(251)
+            assert journal.transactions(lease_id(1)) == (Transaction("open", "0x01"),)
+            assert journal.receipts() == [receipt(2)]
+    with Journal(path) as journal:
+        assert journal.claim(lease_id(1))
+        journal.save_kernel(lease_id(1), KERNEL)
+        journal.save_path(lease_id(1), "direct")
+        journal.save_lease(of_payer(3))
+        assert (journal.running()[0].kernel, journal.last_path(lease_id(1))) == (KERNEL, "direct")
+
+
+def test_a_journal_whose_taking_on_fails_is_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "journal.sqlite"
+    of_an_earlier_version(path)
+    before = everything(tmp_path)
+
+    def full(run):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forms, "_STEPS", (*forms._STEPS, full))
+        with pytest.raises(JournalUnavailable, match="disk is full"):
+            Journal(path)
+    assert everything(tmp_path) == before
+    with Journal(path) as journal:
+        assert journal.voucher(lease_id(1)) == voucher(251)
+
+
+def test_an_address_that_is_none_is_damage_and_not_guessed_at(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    of_an_earlier_version(path)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE lease SET address = '{'")
+        other.commit()
+    with pytest.raises(DamagedJournal):
+        Journal(path)
 
 
 # -- crashes

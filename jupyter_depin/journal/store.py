@@ -17,32 +17,18 @@ from typing import Any, Self
 
 import msgspec
 
-from jupyter_depin.errors import DamagedJournal, DepinError, JournalUnavailable, LocalProtocolError
+from jupyter_depin.errors import (
+    DamagedJournal,
+    DepinError,
+    JournalUnavailable,
+    LocalProtocolError,
+    NewerJournal,
+)
+from jupyter_depin.journal.forms import FORM, TABLES, step_up
 
 _APPLICATION = 0x44504A31
 """What SQLite's header calls the program that a file belongs to: "DPJ1"."""
-_SCHEMA = 2
 _BUSY_S = 10.0
-
-# Amounts have 88 bits, SQLite's integers 64: they are decimal text.
-_TABLES = """
-CREATE TABLE lease (
-    channel_id BLOB PRIMARY KEY, role TEXT NOT NULL, terms TEXT NOT NULL, offer TEXT NOT NULL, deposit TEXT NOT NULL,
-    address TEXT NOT NULL, kernel_id TEXT NOT NULL, voucher_key BLOB NOT NULL, opened_ns INTEGER NOT NULL,
-    open_by INTEGER NOT NULL,
-    ready_ns INTEGER, ended_ns INTEGER, reason TEXT, served_ns INTEGER NOT NULL DEFAULT 0,
-    paid TEXT NOT NULL DEFAULT '0', signature BLOB NOT NULL DEFAULT x'', vouchers INTEGER NOT NULL DEFAULT 0,
-    receipt TEXT, owner_pid INTEGER, owner_start REAL, path TEXT
-);
-CREATE TABLE chain_transaction (
-    channel_id BLOB NOT NULL REFERENCES lease, kind TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (channel_id, kind, id)
-);
-CREATE TABLE kernel (
-    channel_id BLOB PRIMARY KEY REFERENCES lease, epoch INTEGER NOT NULL, key BLOB NOT NULL,
-    signature_scheme TEXT NOT NULL, kernel_name TEXT NOT NULL, root TEXT NOT NULL, document TEXT NOT NULL,
-    orphaned_ns INTEGER
-);
-"""
 
 
 class Store:
@@ -62,6 +48,13 @@ class Store:
             self._connection.execute("PRAGMA synchronous = FULL")
             # A wiped key is overwritten, not just forgotten.
             self._connection.execute("PRAGMA secure_delete = ON")
+            try:
+                if self._read("PRAGMA user_version") != [(FORM,)]:
+                    with self._writing() as run:
+                        step_up(run)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Let go of the file. May be called twice."""
@@ -120,7 +113,7 @@ def _create(path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.executescript(
-                f"BEGIN; {_TABLES} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_SCHEMA}; COMMIT;"
+                f"BEGIN; {TABLES} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {FORM}; COMMIT;"
             )
             connection.execute("PRAGMA journal_mode = WAL")
         os.fsync(handle)
@@ -132,7 +125,10 @@ def _create(path: Path) -> None:
 
 
 def _inspect(path: Path) -> None:
-    """Refuse what is not a sound journal, without writing one byte to it. Raises `DamagedJournal`."""
+    """Refuse what is not a sound journal of a form that is known here, without writing one byte to it.
+
+    Raises `DamagedJournal`, `NewerJournal`.
+    """
     if not path.is_file():
         raise DamagedJournal(path=path, reason="it is not a file")
     with open(path, "rb") as file:
@@ -141,12 +137,15 @@ def _inspect(path: Path) -> None:
         raise DamagedJournal(path=path, reason="it is no SQLite file")
     if int.from_bytes(header[68:72], "big") != _APPLICATION:
         raise DamagedJournal(path=path, reason="it belongs to another program")
-    schema = int.from_bytes(header[60:64], "big")
-    if schema != _SCHEMA:
-        raise DamagedJournal(path=path, reason=f"jupyter-depin of another version wrote it, in form {schema}")
     # Read only: a connection that can write would fold the -wal file into a damaged journal when it closes.
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        # The header may be older than the -wal file beside it.
+        form = connection.execute("PRAGMA user_version").fetchone()[0]
     if verdict != "ok":
         raise DamagedJournal(path=path, reason=" ".join(verdict.split()))
+    if form < 1:
+        raise DamagedJournal(path=path, reason=f"it is of no form that ever was ({form})")
+    if form > FORM:
+        raise NewerJournal(path=path, form=form)
