@@ -87,7 +87,7 @@ class Homes:
         self._announce, self._observers = announce, observers
         self._dialled: dict[str | None, anyio.Event] = {}
         self._moving = anyio.Lock()
-        self._closed = False
+        self._closed = self._welcoming = False
         self._arrived_in, self._arrived = anyio.create_memory_object_stream[Connection](0)
         self._tasks: TaskGroup | None = None
         self._over = asyncio.Event()
@@ -141,6 +141,12 @@ class Homes:
         if len(self._own) == 1:
             return await self._own[0].accept()
         await self._living.wait()
+        if not (self._welcoming or self._closed) and self._tasks is not None:
+            # Not before somebody asks: a renter's node serves nobody, so nobody shall fill the streams of a connection
+            # that is never looked at.
+            self._welcoming = True
+            for home in self._own:
+                self._tasks.start_soon(self._welcome, home)
         try:
             return await self._arrived.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError) as error:
@@ -189,8 +195,6 @@ class Homes:
         async with anyio.create_task_group() as self._tasks, self._arrived_in:
             for relay, home in tuple(self._homes.items()):
                 self._look_after(relay, home)
-                if len(self._own) > 1:
-                    self._tasks.start_soon(self._welcome, home)
             self._living.set()
             await self._over.wait()
             self._tasks.cancel_scope.cancel()

@@ -189,6 +189,21 @@ async def test_a_closed_node_neither_dials_nor_accepts(places):
         await other.close()
 
 
+async def test_a_node_that_serves_nobody_lets_nobody_in():
+    """A stranger's connection that nobody takes would lie there with all that is written on it."""
+    with anyio.fail_after(GENEROUS):
+        node = await iroh.join(
+            secret=os.urandom(32), listen="127.0.0.1:0", relays=["http://127.0.0.1:1", "http://127.0.0.1:2"]
+        )
+        stranger = await iroh.bind(secret=os.urandom(32), listen="127.0.0.1:0", dial_seconds=1)
+        try:
+            with pytest.raises(PeerUnreachable):
+                await stranger.connect(NodeAddress(node.node, (), node.address().direct))
+        finally:
+            await stranger.close()
+            await node.close()
+
+
 async def test_nobody_at_home_anywhere_is_unreachable():
     with anyio.fail_after(GENEROUS):
         place = Memory()
@@ -293,3 +308,11 @@ async def test_the_slower_way_is_closed_again(monkeypatch):
         await _talk(winner[0], next(each for each in accepted if each is not slower))
         await friend.close()
         await node.close()
+
+
+async def test_a_closed_node_that_never_accepted_says_that_it_is_closed():
+    with anyio.fail_after(GENEROUS):
+        node = await Memory().node("n", RELAYS)
+        await node.close()
+        with pytest.raises(ConnectionLost, match="closed"):
+            await node.accept()
