@@ -26,7 +26,7 @@ from jupyter_depin.drivers.loop import new_event_loop
 from jupyter_depin.errors import ConfigError, DepinError, MachineTrouble, NoNetwork
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet, load_or_create_node_secret
-from jupyter_depin.protocol.identity import NodeId, checksummed, node_id, observer_text
+from jupyter_depin.protocol.identity import NodeId, checksummed, node_id, observer_text, socket_address
 from jupyter_depin.protocol.money import parse_amount
 from jupyter_depin.transport import Endpoint
 from jupyter_depin.transport.iroh import join
@@ -107,12 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument(
         "--announce",
         action="append",
+        type=_place,
         default=[],
         metavar="IP:PORT",
         help="where it is reached, if that is another address",
     )
     watch.set_defaults(run=_watch)
     return parser
+
+
+def _place(text: str) -> str:
+    try:
+        return socket_address(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.facts["detail"]) from error
 
 
 def _node(text: str) -> NodeId:

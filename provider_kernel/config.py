@@ -23,16 +23,28 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
-from jupyter_depin.protocol.identity import Address, NodeAddress, parse_address, parse_observer
-from jupyter_depin.protocol.market import MAX_ARREARS_S, MAX_GRACE_S, MAX_TICK_S
+from jupyter_depin.protocol.identity import (
+    Address,
+    NodeAddress,
+    parse_address,
+    parse_observer,
+    socket_address,
+)
+from jupyter_depin.protocol.market import MAX_ARREARS_S, MAX_GRACE_S, MAX_SECONDS, MAX_TICK_S, readable
 from jupyter_depin.protocol.messages import Wish
 from provider_kernel.sandbox import Limits
 
+_TEXTS: dict[str, Callable[[str], object]] = {
+    "announce": socket_address,
+    "observers": parse_observer,
+    "trusted_wallets": parse_address,
+}
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 SandboxName = Literal["auto", "bubblewrap", "none"]
@@ -77,7 +89,12 @@ class ProviderConfig:
             raise ConfigError(detail=f"slots is {self.slots}; it can be 1 to 1024")
         if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or self.max_seconds <= 0:
             raise ConfigError(detail="0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0")
-        limits = {"tick_s": MAX_TICK_S, "arrears_s": MAX_ARREARS_S, "grace_s": MAX_GRACE_S}
+        limits = {
+            "max_seconds": MAX_SECONDS,
+            "tick_s": MAX_TICK_S,
+            "arrears_s": MAX_ARREARS_S,
+            "grace_s": MAX_GRACE_S,
+        }
         for name, limit in limits.items():
             if getattr(self, name) > limit:
                 raise ConfigError(
@@ -90,13 +107,13 @@ class ProviderConfig:
                 raise ConfigError(
                     detail=f"{name} is {getattr(self, name)!r}, which is no amount such as 0.34"
                 )
-        for text in self.observers:
-            parse_observer(text)
-        for text in self.trusted_wallets:
-            try:
-                parse_address(text)
-            except ConfigError as error:
-                raise ConfigError(detail=f"in trusted_wallets, {error.facts['detail']}") from error
+        readable("title", self.title)
+        for name, check in _TEXTS.items():
+            for text in getattr(self, name):
+                try:
+                    check(text)
+                except ConfigError as error:
+                    raise ConfigError(detail=f"in {name}, {error.facts['detail']}") from error
 
     @property
     def observing(self) -> tuple[NodeAddress, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -25,10 +25,11 @@ from typing import Any, get_args
 from jupyter_core.paths import jupyter_data_dir
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
-from jupyter_depin.protocol.identity import parse_observer
+from jupyter_depin.protocol.identity import parse_observer, socket_address
 from jupyter_depin.protocol.messages import Wish
 
 _AMOUNTS = ("max_rate_per_hour", "max_spend")
+_TEXTS: dict[str, Callable[[str], object]] = {"observers": parse_observer, "announce": socket_address}
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
@@ -114,9 +115,11 @@ def _check(name: str, value: Any, default: Any) -> None:
         right = right and all(isinstance(each, str) for each in value)
     if not right:
         raise ConfigError(detail=f"{name} is {value!r}, which is of the wrong kind")
-    if name == "observers":
-        for text in value:
-            parse_observer(text)
+    for text in value if name in _TEXTS else ():
+        try:
+            _TEXTS[name](text)
+        except ConfigError as error:
+            raise ConfigError(detail=f"in {name}, {error.facts['detail']}") from error
     if name == "thrift" and value not in get_args(Wish):
         raise ConfigError(detail=f"thrift is {value!r}; it can be auto, on or off")
     if name in _AMOUNTS and not _AMOUNT.fullmatch(value):

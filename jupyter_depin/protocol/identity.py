@@ -94,6 +94,21 @@ class NodeAddress:
     direct: tuple[str, ...] = ()
 
 
+def socket_address(text: str) -> str:
+    """`ip:port` in one spelling, with IPv6 in brackets. Raises `ConfigError`, also for a name: nobody would look it up."""
+    ip, _, port = text.strip().rpartition(":")
+    try:
+        found = ipaddress.ip_address(ip.removeprefix("[").removesuffix("]"))
+        v6 = found.version == 6
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+            raise ValueError(port)
+        if "%" in ip or v6 != ip.startswith("["):
+            raise ValueError(ip)
+    except ValueError as error:
+        raise ConfigError(detail=f"{text!r} is no address of the form ip:port") from error
+    return f"[{found}]:{int(port)}" if v6 else f"{found}:{int(port)}"
+
+
 def observer_text(address: NodeAddress) -> str:
     """A node that tells others how it sees them, in one word for settings: `<64 hex digits>@ip:port[,ip:port…]`."""
     return f"{address.node.hex()}@{','.join(address.direct)}"
@@ -103,17 +118,11 @@ def parse_observer(text: str) -> NodeAddress:
     """The node that `observer_text` names. Raises `ConfigError`."""
     name, _, places = text.strip().partition("@")
     try:
-        node = node_id(bytes.fromhex(name))
-        for place in places.split(","):
-            ip, _, port = place.rpartition(":")
-            ipaddress.ip_address(ip.removeprefix("[").removesuffix("]"))
-            if not 0 < int(port) < 1 << 16:
-                raise ValueError(port)
+        return NodeAddress(node_id(bytes.fromhex(name)), (), tuple(map(socket_address, places.split(","))))
     except (ValueError, ConfigError) as error:
         raise ConfigError(
             detail=f"{text!r} is no observer of the form node@ip:port, as `provider-kernel observe` prints it"
         ) from error
-    return NodeAddress(node, (), tuple(places.split(",")))
 
 
 _PREFIX = "depin1"

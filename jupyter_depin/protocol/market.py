@@ -23,6 +23,8 @@ MAX_ARREARS_S = 120
 """The longest arrears that are taken: what a provider may claim for a stretch in which it could not be reached."""
 MAX_GRACE_S = 86_400
 """The longest grace that is taken: how long a lease that nobody uses may hold the deposit."""
+MAX_SECONDS = 2**32 - 1
+"""The longest lease that can be written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Asset:
 
     def __post_init__(self) -> None:
         _fits("an asset", (self.chain_id, 256), (self.decimals, 8))
-        _readable("an asset", self.symbol)
+        readable("an asset", self.symbol)
         _names("an asset", self.vault, 20, self.token, 20)
 
     @property
@@ -64,7 +66,7 @@ _LONGEST_TEXT = 200
 _MOST_FACTS = 32
 
 
-def _readable(what: str, *texts: str) -> None:
+def readable(what: str, *texts: str) -> None:
     """Check texts that people read on terminals and pages: nothing that moves the cursor or turns the line around."""
     for text in texts:
         if len(text) > _LONGEST_TEXT:
@@ -106,7 +108,11 @@ class Offer:
     def __post_init__(self) -> None:
         amount(self.rate)
         amount(self.open_fee)
-        if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or not 0 < self.max_seconds < 2**32:
+        if (
+            not 0 < self.tick_s <= self.arrears_s
+            or self.grace_s <= 0
+            or not 0 < self.max_seconds <= MAX_SECONDS
+        ):
             raise ConfigError(detail="an offer needs 0 < tick ≤ arrears, a grace and a length in seconds")
         _fits(
             "an offer",
@@ -119,7 +125,7 @@ class Offer:
         _names("an offer", self.provider, 20, self.node, 32, self.slot, 32)
         if len(self.facts) > _MOST_FACTS:
             raise ConfigError(detail=f"an offer with {len(self.facts)} facts, above {_MOST_FACTS}")
-        _readable("an offer", self.title, *(text for fact in self.facts for text in fact))
+        readable("an offer", self.title, *(text for fact in self.facts for text in fact))
 
     def digest(self) -> bytes:
         """What the provider's wallet signs."""

@@ -14,13 +14,12 @@ authority); believing a single node.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 import anyio
 
-from jupyter_depin.errors import RemoteProtocolError, TransportError
-from jupyter_depin.protocol.identity import NodeAddress
+from jupyter_depin.errors import ConfigError, RemoteProtocolError, TransportError
+from jupyter_depin.protocol.identity import NodeAddress, socket_address
 from jupyter_depin.transport import SEEN, Connection, Home
 from jupyter_depin.transport.alone import alone
 
@@ -75,16 +74,12 @@ async def _asked(connection: Connection) -> str | None:
         answer += piece
         if len(answer) > _LONGEST:
             raise RemoteProtocolError(detail="an address of more bytes than addresses have")
-    ip, _, port = answer.decode("ascii", "replace").rpartition(":")
     if not answer:
         return None
     try:
-        bare = ipaddress.ip_address(ip.removeprefix("[").removesuffix("]"))
-        if not 0 < int(port) < 1 << 16:
-            raise ValueError(port)
-    except ValueError as error:
+        return socket_address(answer.decode("ascii", "replace"))
+    except ConfigError as error:
         raise RemoteProtocolError(detail=f"{answer!r} is no address") from error
-    return f"{bare}:{int(port)}" if bare.version == 4 else f"[{bare}]:{int(port)}"
 
 
 async def answer(connection: Connection) -> None:

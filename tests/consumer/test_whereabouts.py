@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from jupyter_depin.consumer.config import ConsumerConfig
@@ -50,3 +52,20 @@ def test_an_observer_that_is_none_is_named(tmp_path, kind, name):
     (tmp_path / name).write_text('observers = ["nobody"]\n')
     with pytest.raises(DamagedConfig, match="'nobody' is no observer"):
         kind.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(ConsumerConfig, "config.toml"), (ProviderConfig, "provider.toml")]
+)
+@pytest.mark.parametrize(
+    "text", ["my.host.example:7979", "192.0.2.1", "192.0.2.1:0", "::1:7979", "[fe80::1%a]:7979"]
+)
+def test_an_announced_place_that_nobody_can_dial_is_named(tmp_path, kind, name, text):
+    """It would go into the ticket, and a ticket with it cannot be dialled at all."""
+    (tmp_path / name).write_text(f'announce = ["192.0.2.7:7979", "{text}"]\n')
+    with pytest.raises(
+        DamagedConfig, match=f"in announce, '{re.escape(text)}' is no address of the form ip:port"
+    ):
+        kind.load(tmp_path)
+    (tmp_path / name).write_text('announce = ["192.0.2.7:7979", "[2001:db8::7]:7979"]\n')
+    assert len(kind.load(tmp_path).announce) == 2

@@ -176,6 +176,8 @@ def test_a_node_that_acts_for_another_provider(shared, tmp_path):
         ('sandbox = "docker"', "sandbox is 'docker'; it can be auto, bubblewrap or none"),
         ('rate_per_hour = "cheap"', "rate_per_hour is 'cheap', which is no amount such as 0.34"),
         ('stake = "-1"', "stake is '-1', which is no amount such as 0.34"),
+        ('title = "a\\tb"', r"title with control characters in the text 'a\tb'"),
+        ("max_seconds = 4294967296", "max_seconds is 4294967296; no renter takes more than 4294967295"),
         ("tick_s = 60", "0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0"),
     ],
 )
