@@ -273,6 +273,12 @@ class NewerJournal(ConfigError):
     """The journal {path} was written by a newer jupyter-depin (form {form}). It was left untouched, and no money is lost: it and the keys beside it hold everything. Install the newest version, and it goes on."""
 
 
+class JournalInUse(ConfigError):
+    """A running program with an older jupyter-depin (process {pid}) has rentals in the journal. Let it finish or end it, then try again."""
+
+    retryable = True
+
+
 class JournalUnavailable(ConfigError):
     """The journal {path} cannot be used now ({reason}). Free disk space and check its permissions, then try again."""
 

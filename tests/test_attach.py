@@ -71,8 +71,8 @@ def test_the_list_as_json_has_no_secret(capsys, config):
         journal.save_lease(of_payer())
         journal.save_kernel(lease_id(1), KERNEL)
         journal.save_voucher(voucher(2**70))
-    said: list[str] = []
-    attach.show(config, as_json=True, say=said.append)
+        said: list[str] = []
+        attach.show(config, as_json=True, say=said.append)
     (row,) = map(json.loads, said)
     assert row["rental"] == lease_id(1).hex()
     assert (row["paid"], row["held"], row["kernel_id"]) == (str(2**70), True, "kernel-7")

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from jupyter_depin.errors import (
     DamagedJournal,
+    JournalInUse,
     JournalUnavailable,
     LocalProtocolError,
     NewerJournal,
@@ -251,12 +254,11 @@ KERNEL = LaunchedKernel(
 
 
 def test_a_running_kernel_is_read_as_it_was_written_and_forgotten(path):
-    with Journal(path) as journal:
-        journal.save_lease(of_payer(1))
-        journal.save_lease(of_payer(2))
-        journal.save_kernel(lease_id(1), replace(KERNEL, epoch=1))
-        journal.save_kernel(lease_id(1), KERNEL)
-    with Journal(path) as journal:
+    with Journal(path) as owner, Journal(path) as journal:
+        owner.save_lease(of_payer(1))
+        owner.save_lease(of_payer(2))
+        owner.save_kernel(lease_id(1), replace(KERNEL, epoch=1))
+        owner.save_kernel(lease_id(1), KERNEL)
         (running,) = journal.running()
         assert (running.lease, running.kernel, running.held) == (of_payer(1), KERNEL, True)
         assert KERNEL.key.decode() not in repr(running)
@@ -644,9 +646,9 @@ sys.stdin.read()
 """
 
 
-def program(source: str, *arguments: object) -> subprocess.Popen[str]:
+def program(source: str, *arguments: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
+    command = [*before, sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -725,12 +727,107 @@ def test_a_lease_is_recovered_by_one_process(path):
             assert journal.claim(lease_id(1))
 
 
-def test_a_process_id_that_came_back_owns_nothing(journal):
+def mark_files(path: Path) -> list[Path]:
+    return [file for file in path.parent.iterdir() if "-owner-" in file.name]
+
+
+def test_who_reads_a_journal_and_closes_it_keeps_what_the_process_holds(journal, path):
     journal.save_lease(of_payer())
-    journal.release(lease_id(1))
-    assert journal.claim(lease_id(1), os.getppid())
-    assert not journal.claim(lease_id(1))
-    with contextlib.closing(sqlite3.connect(journal.path)) as other:
-        other.execute("UPDATE lease SET owner_start = owner_start - 1000")
-        other.commit()
-    assert journal.claim(lease_id(1))
+    journal.save_kernel(lease_id(1), KERNEL)
+    with Journal(path) as reader:
+        assert reader.running()[0].held
+    with program(CLAIMER, path, 1) as other:
+        assert other.stdout.readline() == "False\n"
+
+
+def test_with_the_last_journal_that_a_process_closes_its_leases_are_nobodys(path):
+    with Journal(path) as journal:
+        journal.save_lease(of_payer())
+        journal.save_kernel(lease_id(1), KERNEL)
+        assert journal.running()[0].held
+    assert mark_files(path) == []
+    with Journal(path) as journal:
+        assert not journal.running()[0].held
+
+
+IN_ANOTHER_CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+
+
+def can_be_in_another_container() -> bool:
+    try:
+        return (
+            subprocess.run([*IN_ANOTHER_CONTAINER, "true"], capture_output=True, check=False).returncode == 0
+        )
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not can_be_in_another_container(), reason="no process namespaces here")
+def test_two_containers_with_one_home_do_not_take_each_others_rentals(path):
+    """Either is process 1 in its own, and knows none of the other's."""
+    with Journal(path) as journal:
+        journal.save_lease(of_payer())
+    with program(CLAIMER, path, 1, before=IN_ANOTHER_CONTAINER) as one:
+        assert one.stdout.readline() == "True\n"
+        with program(CLAIMER, path, 1, before=IN_ANOTHER_CONTAINER) as other:
+            assert other.stdout.readline() == "False\n"
+        with Journal(path) as outside:
+            assert not outside.claim(lease_id(1))
+
+
+FORKER = """
+import os, sys
+from pathlib import Path
+from jupyter_depin.journal import Journal
+
+journal, lease = Journal(Path(sys.argv[1])), int(sys.argv[2]).to_bytes(32, "big")
+journal.claim(lease)
+if os.fork() == 0:
+    print(journal.claim(lease), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_holds_nothing_of_its_parents(path):
+    with Journal(path) as journal:
+        journal.save_lease(of_payer())
+        journal.release(lease_id(1))
+        with program(FORKER, path, 1) as parent:
+            assert parent.stdout.readline() == "False\n"
+            assert not journal.claim(lease_id(1))
+            parent.kill()
+            os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
+            assert journal.claim(lease_id(1)), "the child lives on and has nothing"
+
+
+def test_what_dead_processes_left_is_swept_by_the_next(path):
+    with Journal(path) as journal:
+        for n in (1, 2):
+            journal.save_lease(of_payer(n))
+            journal.release(lease_id(n))
+        left = set(mark_files(path))
+        with program(CLAIMER, path, 1) as dead:
+            assert dead.stdout.readline() == "True\n"
+            dead.kill()
+            dead.wait()
+        assert len(mark_files(path)) == 2
+        with program(CLAIMER, path, 2) as next_one:
+            assert next_one.stdout.readline() == "True\n"
+            assert len(set(mark_files(path)) - left) == 1, "its own"
+            assert not journal.claim(lease_id(2))
+
+
+def test_a_running_program_of_an_older_version_keeps_its_journal(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    of_an_earlier_version(path)
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        me = psutil.Process()
+        old.execute("UPDATE lease SET owner_pid = ?, owner_start = ?", (me.pid, me.create_time()))
+        old.commit()
+        with pytest.raises(JournalInUse, match=str(me.pid)):
+            Journal(path)
+        old.execute("UPDATE lease SET owner_start = owner_start - 1000")
+        old.commit()
+    with Journal(path) as journal:
+        assert journal.claim(lease_id(1)), "the process id has come back as another's"

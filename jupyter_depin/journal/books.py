@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jupyter_depin.errors import LocalProtocolError, RentalNotFound
-from jupyter_depin.journal.owner import lives, start_of
+from jupyter_depin.journal.owner import Owner
 from jupyter_depin.journal.store import Store
 from jupyter_depin.protocol.identity import NodeAddress
 from jupyter_depin.protocol.market import Offer, Terms
@@ -33,6 +32,18 @@ class Journal(Store):
     it changes a lease that is not there.
     """
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._owner = Owner.of(path)
+        self._closed = False
+
+    def close(self) -> None:
+        """Let go of the file, and of the leases that nobody else in this process holds. May be called twice."""
+        super().close()
+        if not self._closed:
+            self._closed = True
+            self._owner.let_go()
+
     # -- leases
 
     def save_lease(self, record: LeaseRecord) -> None:
@@ -43,10 +54,10 @@ class Journal(Store):
             if run("SELECT 1 FROM lease WHERE channel_id = ?", record.channel_id).fetchone():
                 raise LocalProtocolError(detail=f"lease {record.channel_id.hex()} is in the journal already")
             run(
-                f"INSERT INTO lease ({_RECORD}, owner_pid, owner_start) VALUES ({'?, ' * 15}?)",
+                f"INSERT INTO lease ({_RECORD}, owner) VALUES ({'?, ' * 14}?)",
                 record.channel_id, record.role, terms, offer, str(record.deposit), address, record.kernel_id,
                 record.voucher_key, record.opened_ns, record.open_by, record.ready_ns, record.ended_ns, reason,
-                record.served_ns, os.getpid(), start_of(os.getpid()),
+                record.served_ns, self._owner.mark(),
             )  # fmt: skip
 
     def lease(self, channel_id: bytes) -> LeaseRecord | None:
@@ -112,13 +123,13 @@ class Journal(Store):
         found = []
         for record in self.open_leases("payer"):
             rows = self._read(
-                "SELECT epoch, key, signature_scheme, kernel_name, root, document, owner_pid, owner_start"
+                "SELECT epoch, key, signature_scheme, kernel_name, root, document, owner"
                 " FROM kernel JOIN lease USING (channel_id) WHERE channel_id = ?",
                 record.channel_id,
             )
-            for epoch, key, scheme, name, root, document, *owner in rows:
+            for epoch, key, scheme, name, root, document, owner in rows:
                 kernel = LaunchedKernel(epoch, key, scheme, Where(name, root, document))
-                found.append(RunningKernel(record, kernel, _held(owner)))
+                found.append(RunningKernel(record, kernel, self._held(owner)))
         return found
 
     def orphaned_ns(self, channel_id: bytes, now_ns: int) -> int | None:
@@ -128,11 +139,11 @@ class Journal(Store):
         """
         with self._writing() as run:
             row = run(
-                "SELECT orphaned_ns, owner_pid, owner_start FROM kernel JOIN lease USING (channel_id)"
+                "SELECT orphaned_ns, owner FROM kernel JOIN lease USING (channel_id)"
                 " WHERE channel_id = ? AND reason IS NULL",
                 channel_id,
             ).fetchone()
-            if row is None or _held(row[1:]):
+            if row is None or self._held(row[1]):
                 return None
             run(
                 "UPDATE kernel SET orphaned_ns = COALESCE(orphaned_ns, ?) WHERE channel_id = ?",
@@ -206,7 +217,7 @@ class Journal(Store):
         """The lease is settled: keep the receipt, wipe the voucher key, belong to nobody."""
         self._update(
             receipt.channel_id,
-            "receipt = ?, voucher_key = x'', owner_pid = NULL, owner_start = NULL",
+            "receipt = ?, voucher_key = x'', owner = NULL",
             _text(receipt),
         )
 
@@ -220,34 +231,31 @@ class Journal(Store):
 
     # -- whose lease it is
 
-    def claim(self, channel_id: bytes, owner_pid: int | None = None) -> bool:
-        """Take a lease for a process (this one by default). Called before a lease is recovered.
+    def claim(self, channel_id: bytes) -> bool:
+        """Take a lease for this process. Called before a lease is recovered.
 
         False if another living process has it: two may not recover one lease.
         """
-        pid = os.getpid() if owner_pid is None else owner_pid
         with self._writing() as run:
-            found = run(
-                "SELECT owner_pid, owner_start FROM lease WHERE channel_id = ?", channel_id
-            ).fetchone()
+            found = run("SELECT owner FROM lease WHERE channel_id = ?", channel_id).fetchone()
             if found is None:
                 raise RentalNotFound(rental=channel_id.hex())
-            if found[0] not in (None, pid) and lives(*found):
+            own = self._owner.mark()
+            if found[0] != own and self._held(found[0]):
                 return False
-            run(
-                "UPDATE lease SET owner_pid = ?, owner_start = ? WHERE channel_id = ?",
-                pid,
-                start_of(pid),
-                channel_id,
-            )
+            run("UPDATE lease SET owner = ? WHERE channel_id = ?", own, channel_id)
             run("UPDATE kernel SET orphaned_ns = NULL WHERE channel_id = ?", channel_id)
             return True
 
     def release(self, channel_id: bytes) -> None:
         """Let another process of this user take the lease over."""
-        self._update(channel_id, "owner_pid = NULL, owner_start = NULL")
+        self._update(channel_id, "owner = NULL")
 
     # -- inside
+
+    def _held(self, owner: str | None) -> bool:
+        with self._translated():
+            return owner is not None and self._owner.lives(owner)
 
     def _record(self, row: tuple[Any, ...]) -> LeaseRecord:
         (
@@ -295,10 +303,6 @@ class Journal(Store):
             done = run(f"UPDATE lease SET {assignments} WHERE channel_id = ?", *values, channel_id)
             if done.rowcount != 1:
                 raise RentalNotFound(rental=channel_id.hex())
-
-
-def _held(owner: Sequence[Any]) -> bool:
-    return owner[0] is not None and lives(*owner)
 
 
 def _text(value: object) -> str:

@@ -10,9 +10,13 @@ import json
 import sqlite3
 from collections.abc import Callable
 
+import psutil
+
+from jupyter_depin.errors import JournalInUse
+
 Run = Callable[..., sqlite3.Cursor]
 
-FORM = 2
+FORM = 3
 
 # Amounts have 88 bits, SQLite's integers 64: they are decimal text.
 TABLES = """
@@ -22,7 +26,7 @@ CREATE TABLE lease (
     open_by INTEGER NOT NULL,
     ready_ns INTEGER, ended_ns INTEGER, reason TEXT, served_ns INTEGER NOT NULL DEFAULT 0,
     paid TEXT NOT NULL DEFAULT '0', signature BLOB NOT NULL DEFAULT x'', vouchers INTEGER NOT NULL DEFAULT 0,
-    receipt TEXT, owner_pid INTEGER, owner_start REAL, path TEXT
+    receipt TEXT, owner TEXT, path TEXT
 );
 CREATE TABLE chain_transaction (
     channel_id BLOB NOT NULL REFERENCES lease, kind TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (channel_id, kind, id)
@@ -36,6 +40,8 @@ CREATE TABLE kernel (
 
 _OPEN_BY_S = 86_400
 """How long the order to open a lease may count where the journal does not say: far longer than any was signed for."""
+_SAME_START_S = 2.0
+"""Two readings of one process's start time may differ by this much, for the system's boot time is itself computed."""
 
 
 def step_up(run: Run) -> None:
@@ -66,5 +72,23 @@ def _with_kernels(run: Run) -> None:
     )
 
 
-_STEPS = (_with_kernels,)
+def _with_marks(run: Run) -> None:
+    """Form 2: a lease belonged to a process id and its start time. Raises `JournalInUse`."""
+    for pid, start in run("SELECT owner_pid, owner_start FROM lease WHERE owner_pid IS NOT NULL").fetchall():
+        if _runs(pid, start):
+            # It goes on reading and writing what it knows, and marks nothing that would be seen here.
+            raise JournalInUse(pid=pid)
+    run("ALTER TABLE lease ADD COLUMN owner TEXT")
+
+
+def _runs(pid: int, start: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        began = float(process.create_time())
+        return bool(process.status() != psutil.STATUS_ZOMBIE) and abs(began - start) <= _SAME_START_S
+    except psutil.NoSuchProcess:
+        return False
+
+
+_STEPS = (_with_kernels, _with_marks)
 """From each form to the next."""

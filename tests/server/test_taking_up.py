@@ -34,13 +34,15 @@ def home(tmp_path, monkeypatch):
     return home
 
 
-def leave_behind(home, root, *, kernel_name="rented", held=False):
+def write_down(journal, root, kernel_name="rented"):
+    journal.save_lease(of_payer())
+    where = Where(kernel_name, str(root), f"{root}/a.ipynb")
+    journal.save_kernel(lease_id(1), LaunchedKernel(1, b"key", "hmac-sha256", where))
+
+
+def leave_behind(home, root, *, kernel_name="rented"):
     with Journal(home / "journal.sqlite") as journal:
-        journal.save_lease(of_payer())
-        where = Where(kernel_name, str(root), f"{root}/a.ipynb")
-        journal.save_kernel(lease_id(1), LaunchedKernel(1, b"key", "hmac-sha256", where))
-        if not held:
-            journal.release(lease_id(1))
+        write_down(journal, root, kernel_name)
 
 
 async def found(serverapp, caplog) -> str:
@@ -59,14 +61,20 @@ async def test_without_a_journal_nothing_is_looked_for(home, jp_serverapp, caplo
 
 @pytest.mark.parametrize(
     ("folder", "options"),
-    [("elsewhere", {}), ("", {"held": True}), ("", {"kernel_name": "removed"})],
-    ids=["another folder's", "another program's", "of a kernel spec that is gone"],
+    [("elsewhere", {}), ("", {"kernel_name": "removed"})],
+    ids=["another folder's", "of a kernel spec that is gone"],
 )
 async def test_what_is_not_this_servers_is_left_alone(
     home, jp_serverapp, jp_root_dir, caplog, folder, options
 ):
     leave_behind(home, jp_root_dir / folder, **options)
     assert await found(jp_serverapp, caplog) == ""
+
+
+async def test_what_a_running_program_holds_is_left_alone(home, jp_serverapp, jp_root_dir, caplog):
+    with Journal(home / "journal.sqlite") as journal:
+        write_down(journal, jp_root_dir)
+        assert await found(jp_serverapp, caplog) == ""
 
 
 async def test_what_cannot_be_taken_up_is_said_in_one_line(home, jp_serverapp, jp_root_dir, caplog):
