@@ -130,7 +130,7 @@ def _tickets_of_kernels(home: Path) -> list[str]:
     """The tickets in kernel specs of this home, which `jupyter depin kernel` writes."""
     tickets: list[str] = []
     for spec in KernelSpecManager().get_all_specs().values():
-        rented = spec["spec"]["metadata"].get("kernel_provisioner", {})
+        rented = spec["spec"].get("metadata", {}).get("kernel_provisioner") or {}
         config = rented.get("config", {}) if rented.get("provisioner_name") == "depin-provisioner" else {}
         if config.get("home") in (None, str(home), str(home.absolute())):
             tickets += config.get("tickets", [])

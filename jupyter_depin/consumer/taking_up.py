@@ -55,11 +55,20 @@ def of_kernel(journal: Journal, kernel_id: str) -> RunningKernel | None:
     return next((each for each in journal.running() if each.lease.kernel_id == kernel_id), None)
 
 
+def kept_until_ns(record: LeaseRecord, journal: Journal, keep_s: int) -> int | None:
+    """Until when a lease that nobody holds is kept for whoever takes it up (Unix ns).
+
+    None if a process holds it, or if it has no kernel. Asked by a starting server; the time begins when it is first
+    asked for.
+    """
+    since_ns = journal.orphaned_ns(record.channel_id, unix_ns())
+    return None if since_ns is None else since_ns + min(keep_s, record.offer.grace_s) * NS_PER_SECOND
+
+
 def kept(record: LeaseRecord, backend: Backend) -> bool:
     """Whether a lease that nobody holds is left for somebody to take up. Asked by recovery, which else ends it."""
-    since_ns = backend.journal.orphaned_ns(record.channel_id, unix_ns())
-    keep_s = min(backend.config.keep_s, record.offer.grace_s)
-    return since_ns is not None and unix_ns() < since_ns + keep_s * NS_PER_SECOND
+    until_ns = kept_until_ns(record, backend.journal, backend.config.keep_s)
+    return until_ns is not None and unix_ns() < until_ns
 
 
 async def over(channel_id: bytes, backend: Backend) -> bool:
