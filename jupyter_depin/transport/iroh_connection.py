@@ -19,7 +19,7 @@ from jupyter_depin.errors import ConnectionLost
 from jupyter_depin.protocol.identity import NodeId, node_id
 from jupyter_depin.transport import Path
 from jupyter_depin.transport.iroh_calls import Pending, choose
-from jupyter_depin.transport.iroh_errors import ignored, plain, told
+from jupyter_depin.transport.iroh_errors import forgo_traces, ignored, plain, told
 from jupyter_depin.transport.iroh_free import owned
 
 _CHUNK = 1 << 18
@@ -30,12 +30,14 @@ _READ = 1 << 18
 _IDLE_READ = 1 << 12
 """The limit where little comes: that buffer lies in memory for as long as a stream is silent. It grows as more comes."""
 
+forgo_traces()
 _calls = choose()
 
 
 def renew_calls() -> None:
     """Take the calls of a binding that was loaded anew. Called by `bind` in a forked process."""
     global _calls
+    forgo_traces()
     _calls = choose()
 
 
