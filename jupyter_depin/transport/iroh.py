@@ -128,6 +128,7 @@ class IrohEndpoint:
         self._welcomer: asyncio.Task[None] | None = None
         self._handshakes: TaskGroup | None = None
         self._shaking: dict[anyio.CancelScope, None] = {}
+        self._guards: set[asyncio.Task[None]] = set()
 
     @property
     def node(self) -> NodeId:
@@ -174,9 +175,14 @@ class IrohEndpoint:
         try:
             target = iroh.EndpointAddr(iroh.EndpointId.from_bytes(address.node), relay, list(address.direct))
             with anyio.fail_after(self._dial_seconds):
-                return self._adopt(await self._endpoint.connect(target, protocol))
+                dialled = self._adopt(await self._endpoint.connect(target, protocol))
         except (iroh.IrohError, iroh_ffi.InternalError, TimeoutError) as error:
             raise PeerUnreachable(address=shown) from error
+        # Lives as long as the connection, so no caller's task group can own it; `close` waits for its end.
+        guard = asyncio.create_task(dialled.bear_no_more())
+        self._guards.add(guard)
+        guard.add_done_callback(self._guards.discard)
+        return dialled
 
     async def accept(self) -> IrohConnection:
         """Wait for the next authenticated peer. Raises `ConnectionLost` once this node is closed."""
@@ -206,6 +212,10 @@ class IrohEndpoint:
                 self._handshakes.cancel_scope.cancel()
             if self._welcomer is not None:
                 await asyncio.wait({self._welcomer})
+            for guard in self._guards:
+                guard.cancel()
+            if self._guards:
+                await asyncio.wait(self._guards)
             await self._endpoint.close()
         for connection in list(self._connections):
             connection.let_go()

@@ -264,13 +264,14 @@ async def test_the_binding_as_it_is_carries_the_same_bytes(
 
 
 async def test_a_one_way_stream_ends_the_connection(iroh_nodes, join, open_pair):
-    """Nobody reads them: a peer could fill a hundred."""
+    """Nobody reads them: a peer could fill a hundred, whoever dialled."""
     async with iroh_nodes() as (a, b):
-        here, there = await join(a, b)
-        await open_pair(here, there)
-        stray = await here._connection.open_uni()
-        await stray.write_all(b"x")
-        assert "one-way" in await here.closed()
+        for dialler in (0, 1):
+            ends = await join(a, b)
+            await open_pair(*ends)
+            stray = await ends[dialler]._connection.open_uni()
+            await stray.write_all(b"x")
+            assert "one-way" in await ends[dialler].closed()
         # Others are welcome.
         await open_pair(*await join(a, b))
 
