@@ -8,9 +8,10 @@ import anyio
 
 from jupyter_depin.chain import Ledger
 from jupyter_depin.drivers.settlement import confirm
-from jupyter_depin.errors import DepinError, SettlementPending
+from jupyter_depin.errors import DepinError, LeaseEnded, SettlementPending
 from jupyter_depin.journal import Journal
-from jupyter_depin.lifecycle import EndReason
+from jupyter_depin.lifecycle import EndReason, Lifecycle
+from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
 
 log = logging.getLogger(__name__)
@@ -42,3 +43,8 @@ def why_pending(channel_id: bytes, error: Exception) -> DepinError:
         return error
     log.error("rental=%s is not settled yet", channel_id.hex(), exc_info=error)
     return SettlementPending(reason="of an unexpected error, which is in the log")
+
+
+def ended_error(lifecycle: Lifecycle) -> LeaseEnded:
+    """What whoever still waits for a rental that is over is told."""
+    return LeaseEnded(reason=SENTENCES[lifecycle.reason or EndReason.STOPPED_BY_USER])

@@ -16,7 +16,7 @@ import anyio
 from jupyter_depin.chain import Ledger
 from jupyter_depin.consumer.clients import Clients
 from jupyter_depin.consumer.config import ConsumerConfig
-from jupyter_depin.consumer.ending import QUIET, confirmed, why_pending
+from jupyter_depin.consumer.ending import QUIET, confirmed, ended_error, why_pending
 from jupyter_depin.consumer.launching import Launching
 from jupyter_depin.consumer.link import Link
 from jupyter_depin.consumer.opening import OpenedLease
@@ -28,7 +28,6 @@ from jupyter_depin.drivers.tunnel import TunnelDriver
 from jupyter_depin.errors import (
     DepinError,
     KernelStartFailed,
-    LeaseEnded,
     MessageTooBig,
     SettlementPending,
 )
@@ -58,7 +57,6 @@ from jupyter_depin.protocol.messages import (
     encode,
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND
-from jupyter_depin.protocol.reason import SENTENCES
 from jupyter_depin.protocol.receipt import Receipt
 from jupyter_depin.protocol.record import NOWHERE, LaunchedKernel, Where
 from jupyter_depin.protocol.status import RentalStatus
@@ -124,7 +122,7 @@ class Rental:
         self._exited = anyio.Event()
         self._exit_status: int | None = 0
         self._paused = False
-        self._place = Place(journal, self.channel_id, noted=recovered)
+        self._place = Place(journal, self.channel_id, noted=recovered, tell=self._clients.tell)
         self.stands = anyio.Event()
         self.left = False
         self._over = anyio.Event()
@@ -172,7 +170,7 @@ class Rental:
     ) -> None:
         """Start a kernel, for the first time or again in the same lease. Raises why it could not be started."""
         if self._over.is_set():
-            raise self._ended_error()
+            raise ended_error(self._lifecycle)
         self._clients.serve(local)
         self._epoch += 1
         self._exited, self._exit_status = anyio.Event(), None
@@ -296,9 +294,9 @@ class Rental:
                 if epoch == self._epoch and self._launching is not None:
                     # The news may have waited for a cut link; the kernel may be ready since then.
                     cut_ns = self._link.cut_ns
-                    self._meter.start(cut_ns if cut_ns > self._launching.since_ns else steady_ns())
+                    since_ns = cut_ns if cut_ns > self._launching.since_ns else steady_ns()
                     self._clients.attend()
-                    self._place.launched()
+                    self._place.launched(self._meter, since_ns)
                     self._launching.succeeded()
                     self._move(State.RUNNING)
             case LaunchFailed(epoch=epoch) as failed:
@@ -356,9 +354,9 @@ class Rental:
             self._over.set()
             self._clients.hurry()
             if self._exit_status is None and reason not in QUIET:
-                self._clients.tell(self._ended_error())
+                self._clients.tell(ended_error(self._lifecycle))
             if self._launching is not None:
-                self._launching.failed(self._ended_error())
+                self._launching.failed(ended_error(self._lifecycle))
             self._kernel_gone(1)
             self.stands.set()
 
@@ -368,9 +366,6 @@ class Rental:
             self._exited.set()
             self._place.gone()
             self._clients.kernel_gone()
-
-    def _ended_error(self) -> DepinError:
-        return LeaseEnded(reason=SENTENCES[self._lifecycle.reason or EndReason.STOPPED_BY_USER])
 
     # -- what is shown
 
@@ -382,6 +377,7 @@ class Rental:
 
     def _changed(self) -> None:
         self._path_note.take(self._driver)
+        self._place.catch_up()
         self._on_change(self)
 
     def status(self) -> RentalStatus:

@@ -10,8 +10,15 @@ import anyio
 import pytest
 
 from jupyter_depin.cli import main
+from jupyter_depin.consumer.clients import Clients
 from jupyter_depin.consumer.recovery import recover
-from jupyter_depin.errors import ChainUnreachable, KernelStartFailed, LeaseEnded, SettlementPending
+from jupyter_depin.errors import (
+    ChainUnreachable,
+    JournalUnavailable,
+    KernelStartFailed,
+    LeaseEnded,
+    SettlementPending,
+)
 from jupyter_depin.journal import Journal
 from jupyter_depin.keys import Wallet
 from jupyter_depin.lifecycle import EndReason
@@ -407,6 +414,62 @@ async def test_a_journal_that_fails_still_ends_the_rental(world, monkeypatch):
         w.settle(rental)
         await w.ended(rental, within=60)
         assert rental.failure is not None
+
+
+@contextlib.contextmanager
+def full_disk(journal, monkeypatch):
+    """Nothing can be written into one journal."""
+
+    @contextlib.contextmanager
+    def writing():
+        raise JournalUnavailable(path=journal.path, reason="database or disk is full")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "_writing", writing)
+        yield
+
+
+async def test_a_disk_that_is_full_at_a_launch_keeps_no_kernel_from_its_user(world, monkeypatch):
+    said = []
+    monkeypatch.setattr(Clients, "tell", lambda _, error: said.append(str(error)))
+    async with world() as w:
+        await w.start_agent()
+        rental = await w.rent()
+        channel_id = rental.channel_id
+        with full_disk(w.journal, monkeypatch):
+            began = w.clock.seconds()
+            kernel = await w.launch(rental)
+            assert w.clock.seconds() - began < 1
+            assert (rental.poll(), rental.status().state) == (None, "running")
+            assert [text for text in said if "disk is full" in text] == said[:1] == said
+            # What cannot be written down is not signed away, and the provider stops its kernel at the arrears.
+            await w.clock.until(lambda: kernel.paused, within=60)
+            assert w.provider_journal.voucher(channel_id) is None
+            assert not w.journal.started(channel_id)
+        await w.clock.until(lambda: not kernel.paused, within=60)
+        assert w.provider_journal.voucher(channel_id) == w.journal.voucher(channel_id)
+        assert w.journal.running()[0].held
+        ready_ns = w.journal.lease(channel_id).ready_ns
+        assert ready_ns / 1e9 - began == pytest.approx(w.clock.unix_ns() / 1e9 - w.clock.seconds(), abs=1)
+        w.settle(rental)
+        await w.ended(rental)
+        assert rental.receipt.chain_agrees
+
+
+async def test_a_kernel_that_ended_on_a_full_disk_is_not_noted_when_there_is_room_again(world, monkeypatch):
+    async with world() as w:
+        await w.start_agent()
+        rental = await w.rent()
+        with full_disk(w.journal, monkeypatch):
+            kernel = await w.launch(rental)
+            kernel.exit(0)
+            await w.clock.until(lambda: rental.poll() is not None, within=10)
+        await w.launch(rental)
+        assert w.journal.running()[0].kernel.epoch == 2
+        w.sandbox.kernels[-1].exit(0)
+        await w.clock.until(lambda: rental.poll() is not None, within=10)
+        assert w.journal.running() == []
 
 
 # -- after a crash of the renter

@@ -271,7 +271,7 @@ async def test_a_journal_that_fails_costs_the_taking_up_and_not_the_kernel(world
     async with world() as w:
         await w.start_agent()
         rental = await w.rent()
-        rental._place = Place(Broken(), rental.channel_id, noted=True)  # type: ignore[arg-type]
+        rental._place = Place(Broken(), rental.channel_id, noted=True, tell=lambda _: None)  # type: ignore[arg-type]
         await w.launch(rental)
         assert rental.status().state == "running"
         assert "cannot be taken up by another program" in caplog.text
