@@ -7,8 +7,8 @@ Stricter than libzmq where the RFC is: the zeros of HELLO are looked at, a vouch
 above HELLO's, and reserved flags are refused. Between HELLO and INITIATE nothing is kept of the client's but its nonce;
 s' is in the cookie alone.
 
-Rejected: PyNaCl's `Box` (no nonce prefixes; long-term secrets behind every message), and its functions in NaCl's own
-form, which pad and copy: four times the time for a megabyte.
+Rejected: PyNaCl's `Box` (a layer of checks and classes around the same calls), and for messages its functions in NaCl's
+own form, which pad and copy: a third more time for a megabyte.
 """
 
 from __future__ import annotations
