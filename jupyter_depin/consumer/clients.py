@@ -5,6 +5,7 @@ Before the first launch there are none, and everything here does nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -32,7 +33,7 @@ class Clients:
     """What a rental says to its clients. `on_message` gets what they send, with the client's identity in front.
 
     `hold` is asked to keep a lane's messages back while they do not read, or are given what was kept for them; `later`
-    calls back after some seconds.
+    calls back after some seconds; `came`: the bytes that came over the link so far, or None while there is none.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Clients:
         on_message: Callable[[Lane, list[Part]], None],
         hold: Hold,
         later: Callable[[float, Callable[[], None]], None],
+        came: Callable[[], int | None],
     ) -> None:
         self._on_message, self._hold = on_message, hold
         self._side: ClientSide | None = None
-        self._replay = Replay(later, lambda held: hold(Lane.IOPUB, held, "replay"))
-        self._request = b""
+        self._replay = Replay(later, lambda held: hold(Lane.IOPUB, held, "replay"), came)
+        self._request = self._asked_before = b""
         self._over = False
 
     def serve(self, local: LocalInfo) -> None:
@@ -81,6 +83,7 @@ class Clients:
         """The link is back: so much output was kept while it was down, and comes now."""
         # What a kernel said before another one was asked for keeps nobody waiting, nor does anything after the end.
         if Lane.IOPUB in kept and not self._over and not (launching and launching.under_way):
+            self._asked_before = self._side.last_request if self._side is not None else b""
             self._replay.expect(kept[Lane.IOPUB])
 
     def in_turn(self, fact: LeaseFact, take: Callable[[LeaseFact], None]) -> None:
@@ -113,10 +116,18 @@ class Clients:
         size, word = sum(map(len, parts)), _word(parts)
         give = partial(self._give, parts) if word is None else partial(self._tell_missing, word)
         if self._replay.active:
+            if self._is_new(parts):
+                # The kernel has said it after all that was kept, however much was announced.
+                self._replay.all_came()
             counted = size if word is not None or is_stream(parts) else 0
             self._replay.take(give, size, counted, stands_for=1 if word is None else word.messages)
         else:
             give()
+
+    def _is_new(self, parts: Sequence[Part]) -> bool:
+        """Whether it belongs to a cell that was given since the link is back."""
+        asked = self._side.last_request if self._side is not None else self._asked_before
+        return asked != self._asked_before and _belongs(parts, asked)
 
     def _give(self, parts: Sequence[Part]) -> None:
         self._request = parent(parts)
@@ -135,6 +146,16 @@ class Clients:
         side, self._side = self._side, None
         if side is not None:
             side.close()
+
+
+def _belongs(parts: Sequence[Part], request: bytes) -> bool:
+    """Whether a kernel's message names the request with this header as its cause."""
+    try:
+        name = str(json.loads(request)["msg_id"]).encode()
+    except (ValueError, KeyError, TypeError):
+        # A client may say anything.
+        return False
+    return bool(name) and name in parent(parts)
 
 
 def _word(parts: Sequence[Part]) -> OutputMissing | None:

@@ -71,6 +71,10 @@ class Link:
         elif isinstance(event, Heard):
             self._trust()
 
+    def came(self) -> int | None:
+        """The bytes that came over the link so far, or None while there is none."""
+        return self._driver.bytes_down if self._driver.connection is not None else None
+
     async def keep(self) -> DepinError:
         """Dial and carry until the provider refuses the lease; returns why it does. Run by the rental."""
         async with anyio.create_task_group() as tasks:

@@ -116,7 +116,7 @@ class Rental:
         )
         if recovered:
             self._meter.restore(opened.paid, opened.served_ns, opened.elapsed_ns)
-        self._clients = Clients(self._from_client, self._driver.hold, self._driver.later)
+        self._clients = Clients(self._from_client, self._driver.hold, self._driver.later, self._link.came)
         self._epoch = 0
         self._launching: Launching | None = None
         self._exited = anyio.Event()

@@ -23,6 +23,8 @@ _MOST = 16 << 20
 """Bytes that may wait here; what is more stays with the provider."""
 _MOST_LIVE = (1000, 1 << 20)
 """Live messages and bytes that are given out at the pace of what was kept before them."""
+_PATIENCE_S, _TRICKLE = 30, 16 << 10
+"""So long the link may stand still (so few bytes come) until what was announced is not waited for any more."""
 
 
 @dataclass(slots=True)
@@ -37,13 +39,17 @@ class _Item:
 class Replay:
     """What waits for the clients of one rental. `later` calls back after some seconds.
 
-    `hold` is told to keep more of the kernel's output at the provider, and to let it come again.
+    `hold` is told to keep more of the kernel's output at the provider, and to let it come again. `came`: the bytes that
+    came over the link so far, or None while there is none.
     """
 
     def __init__(
-        self, later: Callable[[float, Callable[[], None]], None], hold: Callable[[bool], None]
+        self,
+        later: Callable[[float, Callable[[], None]], None],
+        hold: Callable[[bool], None],
+        came: Callable[[], int | None],
     ) -> None:
-        self._later, self._hold = later, hold
+        self._later, self._hold, self._came = later, hold, came
         self._pace = Pace()
         self._queue: deque[_Item] = deque()
         self._behind: list[Callable[[], None]] = []
@@ -52,7 +58,8 @@ class Replay:
         self._size = self._kept = 0
         self._live, self._live_size = 0, 0
         self._over_at = 0
-        self._ringing = self._ending = self._holding = False
+        self._ringing = self._ending = self._holding = self._looking = False
+        self._seen: int | None = None
         self.active = False
         """Whether output must come through here. While it must not, it goes to the clients at once."""
 
@@ -60,6 +67,14 @@ class Replay:
         """The link is back, and so much was kept: it comes next."""
         self._frames, self._messages = kept.frames, kept.messages
         self.active = self.active or self._coming
+        self._seen = None
+        self._look_later()
+        self._none_left()
+        self._go()
+
+    def all_came(self) -> None:
+        """Nothing of what was kept is still to come, whatever the provider has announced."""
+        self._frames = self._messages = 0
         self._none_left()
         self._go()
 
@@ -84,7 +99,7 @@ class Replay:
     def behind(self, give: Callable[[], None], size: int) -> None:
         """Do this when all that was kept has come and is given out.
 
-        `size`: bytes that are held for it. A provider that announces output and sends only the rest is not believed.
+        `size`: bytes that are held for it. A provider that announces output and sends none is not believed for long.
         """
         if not self._coming:
             self.after(give)
@@ -108,6 +123,20 @@ class Replay:
     @property
     def _coming(self) -> bool:
         return bool(self._frames or self._messages)
+
+    def _look_later(self) -> None:
+        if self._coming and not self._looking:
+            self._looking = True
+            self._later(_PATIENCE_S, self._look)
+
+    def _look(self) -> None:
+        """Whether what was announced is on its way: a big message may need its time, so bytes count."""
+        self._looking = False
+        came = None if self._holding or self._queue else self._came()
+        if self._coming and came is not None and self._seen is not None and came - self._seen < _TRICKLE:
+            self.all_came()
+        self._seen = came
+        self._look_later()
 
     def _none_left(self) -> None:
         if not self._coming and self._behind:

@@ -21,7 +21,8 @@ class Desk:
         self.alarms: list[tuple[int, object]] = []
         self.got: list[object] = []
         self.held: list[bool] = []
-        self.replay = Replay(self.later, self.held.append)
+        self.came: int | None = 0
+        self.replay = Replay(self.later, self.held.append, lambda: self.came)
 
     def later(self, seconds, call):
         self.alarms.append((self.now + round(seconds * S), call))
@@ -97,7 +98,7 @@ def test_a_reply_comes_behind_what_is_still_to_come(desk):
     desk.behind("two")
     desk.say("b")
     desk.say("c")
-    desk.wait(100)
+    desk.wait(20)
     assert desk.got == ["a", "b", "c"]
     desk.say("marker", stands_for=2)
     assert desk.got == ["a", "b", "c", "marker", "one", "two"]
@@ -178,6 +179,36 @@ def test_output_that_was_promised_and_does_not_come_costs_no_memory(desk):
     for i in range(17):
         desk.behind(i, 1 << 20)
     assert desk.got == [*range(17)]
+
+
+def test_what_was_announced_and_does_not_come_is_waited_for_for_a_minute(desk):
+    desk.replay.expect(Kept(1 << 60, 1 << 60))
+    desk.say("a")
+    desk.behind("reply")
+    desk.wait(29)
+    assert desk.got == ["a"]
+    desk.came += 3_000
+    desk.wait(40)
+    assert desk.got == ["a", "reply"]
+    desk.wait(5)
+    assert not desk.replay.active
+
+
+@pytest.mark.parametrize("why", ["a big message", "a cut", "held back here"])
+def test_what_is_late_for_a_reason_is_waited_for(desk, why):
+    desk.replay.expect(Kept(0, 100))
+    if why == "held back here":
+        for i in range(40):
+            desk.say(i, 1 << 20, counted=1 << 20)
+    desk.behind("reply")
+    for _ in range(10):
+        desk.came = None if why == "a cut" else desk.came + (100_000 if why == "a big message" else 0)
+        desk.wait(10 if why != "held back here" else 1)
+        assert "reply" not in desk.got
+    desk.replay.expect(Kept(0, 1))
+    desk.say("last")
+    desk.wait(100)
+    assert desk.got[-2:] == ["last", "reply"]
 
 
 def test_live_output_that_no_server_would_take_is_not_held_up(desk):
