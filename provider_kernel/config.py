@@ -89,6 +89,9 @@ class ProviderConfig:
             raise ConfigError(detail=f"slots is {self.slots}; it can be 1 to 1024")
         if not 0 < self.tick_s <= self.arrears_s or self.grace_s <= 0 or self.max_seconds <= 0:
             raise ConfigError(detail="0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0")
+        for name in ("memory_mb", "processes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(detail=f"{name} is {getattr(self, name)}; a kernel needs some")
         limits = {
             "max_seconds": MAX_SECONDS,
             "tick_s": MAX_TICK_S,

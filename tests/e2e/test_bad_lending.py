@@ -178,6 +178,8 @@ def test_a_node_that_acts_for_another_provider(shared, tmp_path):
         ('stake = "-1"', "stake is '-1', which is no amount such as 0.34"),
         ('title = "a\\tb"', r"title with control characters in the text 'a\tb'"),
         ("max_seconds = 4294967296", "max_seconds is 4294967296; no renter takes more than 4294967295"),
+        ("memory_mb = 0", "memory_mb is 0; a kernel needs some"),
+        ("processes = -1", "processes is -1; a kernel needs some"),
         ("tick_s = 60", "0 < tick_s ≤ arrears_s, grace_s and max_seconds above 0"),
     ],
 )
