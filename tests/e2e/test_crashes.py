@@ -69,6 +69,7 @@ def test_the_agent_is_killed_and_comes_back(tmp_path):
         agent = w.start_agent()
         renter = begin(w)
         kernels = w.kernels()
+        assert kernels
         kill(agent)
         _, alive = psutil.wait_procs(kernels, timeout=30)
         assert not alive, "a kernel must not outlive its agent"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +68,16 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         return probe.getsockname()[1]
 
 
+def opened(pid: int) -> set[str]:
+    """What a process has open."""
+    names = set()
+    with contextlib.suppress(OSError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                names.add(os.readlink(each))
+    return names
+
+
 class World:
     """Everything below one folder. Programs are started by `start_…` and killed by `kill`."""
 
@@ -75,6 +88,8 @@ class World:
             home.mkdir(mode=0o700)
         self.renter = Wallet.load_or_create(self.consumer / "wallet.key")
         self.owner = Wallet.load_or_create(self.provider / "wallet.key")
+        # Short, however long the folder's name is: it holds the kernels' sockets.
+        self._kernels = tempfile.mkdtemp(prefix="w-", dir="/tmp")
         self._chain_port, self._agent_port = free_port(), free_port(socket.SOCK_DGRAM)
         self._running: list[subprocess.Popen[str]] = []
         self.chain = self.start_chain()
@@ -115,7 +130,7 @@ class World:
         """The agent, always at the same address."""
         (self.provider / "provider.toml").write_text(
             f'rate_per_hour = "3.6"\nstake = "100"\ntick_s = {TICK_S}\narrears_s = 3\ngrace_s = {grace_s}\n'
-            f'listen = "127.0.0.1:{self._agent_port}"\n'
+            f'listen = "127.0.0.1:{self._agent_port}"\nkernels = "{self._kernels}"\n'
         )
         agent = self._start("provider_kernel", "start", "--home", str(self.provider))
         ticket = json.loads(agent.stdout.readline())["ticket"]
@@ -157,12 +172,17 @@ class World:
                 assert "error" not in json.load(reply)
 
     def kernels(self) -> list[psutil.Process]:
-        """Kernel processes that live, wherever they hang."""
+        """Kernel processes that live, wherever they hang: a sandboxed one is known by the sockets that it was given."""
+        sockets = {
+            f"socket:[{fields[6]}]"
+            for fields in map(str.split, Path("/proc/net/unix").read_text().splitlines())
+            if fields[7:] and fields[7].startswith(self._kernels)
+        }
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = " ".join(process.info["cmdline"] or [])
-            if str(self.provider) in words and (
-                "ipykernel" in words or "kernel_main" in words or "bwrap" in words
+            if ("ipykernel" in words or "kernel_main" in words) and (
+                self._kernels in words or sockets & opened(process.pid)
             ):
                 found.append(process)
         return found
@@ -191,6 +211,7 @@ class World:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
+        shutil.rmtree(self._kernels, ignore_errors=True)
 
 
 def tell(renter: subprocess.Popen[str], code: str) -> None:
