@@ -74,10 +74,18 @@ class Output:
             self._driver.send(lane, *parts)
         except MessageTooBig as error:
             log.info("%s", error)
-            self._tell_left_out(LeftOut(sum(map(len, parts)), len(parts)))
+            self.left_out(lane, sum(map(len, parts)), len(parts))
         if not self._has_room():
             # It may run because of an interrupt.
             self.look()
+
+    def left_out(self, lane: Lane, size: int, parts: int) -> None:
+        """A message of the kernel that nobody can carry. Called by its channels, which kept nothing of it."""
+        # A kernel must not fill the lane with such news.
+        if not self._told_left_out:
+            self._told_left_out = True
+            self._driver.later(_NEWS_S, lambda: setattr(self, "_told_left_out", False))
+            self._driver.send(Lane.LEASE, encode(LeftOut(size, parts)))
 
     def let_through(self) -> None:
         """An interrupt must reach a kernel that stands still because its output is not read fast enough."""
@@ -132,10 +140,3 @@ class Output:
     def _has_room(self) -> bool:
         """Whether a kernel that fills a lane may run on for an interrupt's sake."""
         return self._driver.tunnel.held < 2 * LANE_LIMIT and not self._backlog.brimful
-
-    def _tell_left_out(self, news: LeftOut) -> None:
-        # A kernel must not fill the lane with such news.
-        if not self._told_left_out:
-            self._told_left_out = True
-            self._driver.later(_NEWS_S, lambda: setattr(self, "_told_left_out", False))
-            self._driver.send(Lane.LEASE, encode(news))

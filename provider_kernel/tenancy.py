@@ -56,6 +56,7 @@ from jupyter_depin.tunnel.events import CaughtUp, Closed, Event, LaneDrained, La
 from jupyter_depin.tunnel.machine import Tunnel
 from provider_kernel.joining import Joining
 from provider_kernel.output import LANE_LIMIT, Output
+from provider_kernel.prelude import Prelude
 from provider_kernel.sandbox import KernelCommand, Limits, Sandbox, SandboxedKernel, remove
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Tenancy:
         self._orders_in, self._orders = anyio.create_memory_object_stream[Launch](64)
         self._kernel: SandboxedKernel | None = None
         self._channels: KernelSide | None = None
-        self._joining: Joining | None = None
+        self._prelude: Prelude | None = None
         self._epoch = self._ordered_epoch = 0
         self._runs = False
         self._memory: bytes | None = None
@@ -266,18 +267,19 @@ class Tenancy:
             sockets = kernel.sockets
             endpoints = {name: getattr(sockets, name) for name in ("shell", "iopub", "stdin", "control")}
             try:
-                self._joining = Joining(
+                joining = Joining(
                     self.driver,
                     self._output.said,
                     order.key,
                     order.signature_scheme,
                     tell=lambda spared: self._say(Joined(spared)),
                 )
-                said = self._joining.said
+                self._prelude = Prelude(joining.said, joining.flush)
             except ValueError:
                 # A scheme that only its kernel knows: nobody else can sign for it.
-                said = self._output.said
-            self._channels = KernelSide(endpoints, said, self.driver.hold)
+                self._prelude = Prelude(self._output.said)
+            said, hold = self._prelude.said, self.driver.hold
+            self._channels = KernelSide(endpoints, said, hold, self._output.left_out)
         except BaseException:
             # Nobody would ever use it, pay for it, or stop it.
             with anyio.CancelScope(shield=True):
@@ -295,8 +297,8 @@ class Tenancy:
         # The last output is read before the end is told.
         while self._channels is not None and epoch == self._epoch and self._channels.pending():
             await anyio.lowlevel.checkpoint()
-        if self._joining is not None and epoch == self._epoch:
-            self._joining.flush()
+        if self._prelude is not None and epoch == self._epoch:
+            self._prelude.flush()
         self._output.last(KernelExited(epoch, status, kernel.stderr_tail()))
 
     async def _destroy_kernel(self) -> None:
@@ -308,9 +310,9 @@ class Tenancy:
         finally:
             if self._channels is not None:
                 self._channels.close()
-            if self._joining is not None:
-                self._joining.flush()
-            self._kernel = self._channels = self._joining = None
+            if self._prelude is not None:
+                self._prelude.flush()
+            self._kernel = self._channels = self._prelude = None
 
     def _stop_for(self, cause: str, stop: bool) -> None:
         """Stop the kernel while there is any cause to; SIGSTOP loses nothing and can be taken back."""

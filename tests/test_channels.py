@@ -1,4 +1,4 @@
-"""Both sides of the channels over real ZeroMQ sockets (`jupyter_depin.channels.sockets`): identities, welcomes, signatures, floods; then a real kernel."""
+"""Both sides of the channels over real ZeroMQ sockets (`jupyter_depin.channels.places`, `jupyter_depin.channels.lanes`): identities, welcomes, signatures, floods; then a real kernel."""
 
 from __future__ import annotations
 

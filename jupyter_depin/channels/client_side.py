@@ -12,45 +12,172 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 
-import zmq
-
+from jupyter_depin.channels.curve import CurveServer
 from jupyter_depin.channels.header import DELIMITER, header
-from jupyter_depin.channels.outbox import Outbox
+from jupyter_depin.channels.lanes import LANES, Handler, Hold, TooBig
 from jupyter_depin.channels.patience import Patience
-from jupyter_depin.channels.sockets import LANES, Handler, Hold, LoopSocket, new_socket, translated
+from jupyter_depin.channels.peer import Peer
+from jupyter_depin.channels.places import Listener
+from jupyter_depin.channels.zmtp import encode
+from jupyter_depin.errors import TransportError
 from jupyter_depin.protocol.frames import Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
 
 _UNREAD = 64 << 20
-"""Bytes kept for clients that do not read, per channel; then the kernel's messages of that channel wait."""
+"""Bytes kept for each client that does not read, per channel; then the kernel's messages of that channel wait."""
+
+
+class _Channel:
+    """One channel and the connections that clients made to it (`Owner`). `on_full`: whether any of them does not read."""
+
+    def __init__(
+        self,
+        name: str,
+        info: LocalInfo,
+        on_message: Callable[[Peer, list[Part]], None],
+        on_full: Callable[[bool], None],
+        on_oversize: Callable[[int, int], None],
+    ) -> None:
+        self._on_message, self._on_full, self._on_oversize = on_message, on_full, on_oversize
+        self._info = info
+        # Keys that are none are told now, not to each client.
+        self._curve()
+        self._kind = b"XPUB" if name == "iopub" else b"ROUTER"
+        self.peers: dict[bytes, Peer] = {}
+        """Those whose handshake is over, by identity."""
+        self._strangers: set[Peer] = set()
+        self._full: set[Peer] = set()
+        self._patience = Patience(name, lambda: self.peers.values())
+        self._paused = False
+        self._listener = Listener(info.url(name), self._peer)
+
+    def deliver(self, parts: Sequence[Part]) -> None:
+        """Send to the client that the first part names; nobody else would want it."""
+        peer = self.peers.get(bytes(parts[0]))
+        if peer is not None:
+            peer.send(parts[1:])
+
+    def publish(self, parts: Sequence[Part]) -> None:
+        """Send to every client that has subscribed to it."""
+        pieces = encode(parts)
+        for peer in self.peers.values():
+            if peer.wants(parts[0]):
+                peer.send(parts, pieces)
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on taking messages."""
+        self._paused = paused
+        for peer in self.peers.values():
+            peer.pause(paused)
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for the client that is behind most."""
+        return max((peer.held for peer in self.peers.values()), default=0)
+
+    @property
+    def over(self) -> bool:
+        """Whether some client does not read."""
+        return bool(self._full)
+
+    def close(self) -> None:
+        """Take no more connections, and end those that are there. May be called twice."""
+        self._listener.close()
+        peers, self.peers = self.peers, {}
+        for peer in (*peers.values(), *self._strangers):
+            peer.close()
+            self._unfull(peer)
+
+    # -- `Owner`
+
+    def ready(self, peer: Peer) -> None:
+        """A client is there. One that comes back under its name takes its older connection's place."""
+        self._strangers.discard(peer)
+        older = self.peers.pop(peer.identity, None)
+        if older is not None:
+            older.cut()
+        self.peers[peer.identity] = peer
+        peer.pause(self._paused)
+
+    def message(self, peer: Peer, parts: list[Part]) -> None:
+        """A client says something, or subscribes."""
+        if self.peers.get(peer.identity) is peer:
+            self._on_message(peer, parts)
+
+    def oversize(self, peer: Peer, size: int, parts: int) -> None:
+        """A client says more than is carried."""
+        self._on_oversize(size, parts)
+
+    def full(self, peer: Peer, full: bool) -> None:
+        """A client does not read, or does again."""
+        if not full:
+            self._unfull(peer)
+        elif self.peers.get(peer.identity) is peer:
+            self._full.add(peer)
+            if len(self._full) == 1:
+                self._patience.watch(True)
+                self._on_full(True)
+
+    def answered(self, peer: Peer) -> None:
+        """Nothing is asked here."""
+
+    def lost(self, peer: Peer) -> None:
+        """A client has gone."""
+        self._strangers.discard(peer)
+        if self.peers.get(peer.identity) is peer:
+            del self.peers[peer.identity]
+        self._unfull(peer)
+
+    # --
+
+    def _peer(self) -> Peer:
+        peer = Peer(self, self._kind, limit=_UNREAD, curve=self._curve())
+        self._strangers.add(peer)
+        return peer
+
+    def _curve(self) -> CurveServer | None:
+        public, secret = self._info.curve_publickey, self._info.curve_secretkey
+        if not public or not secret:
+            return None
+        try:
+            return CurveServer(public, secret)
+        except ValueError as error:
+            raise TransportError(detail=f"the connection file's keys: {error}") from error
+
+    def _unfull(self, peer: Peer) -> None:
+        if peer in self._full:
+            self._full.discard(peer)
+            if not self._full:
+                self._patience.watch(False)
+                self._on_full(False)
 
 
 class ClientSide:
     """The channels that Jupyter clients connect to. Made by the rental; `on_message` gets what clients send.
 
     Each message to the lanes begins with the client's identity. `hold` is asked to keep a lane's messages back while
-    its clients do not read. Raises `PortInUse`.
+    its clients do not read; `too_big` hears of what clients asked and nobody can carry. Raises `PortInUse`,
+    `TransportError`.
     """
 
-    def __init__(self, info: LocalInfo, on_message: Handler, hold: Hold = lambda *_: None) -> None:
+    def __init__(
+        self,
+        info: LocalInfo,
+        on_message: Handler,
+        hold: Hold = lambda *_: None,
+        too_big: TooBig = lambda *_: None,
+    ) -> None:
         self.info = info
-        self._on_message = on_message
-        self._sockets: dict[str, LoopSocket] = {}
-        self._hold = hold
-        self.outboxes: dict[Lane, Outbox] = {}
-        """What each channel keeps for its clients."""
-        self._patience: dict[Lane, Patience] = {}
+        self._on_message, self._hold, self._too_big = on_message, hold, too_big
+        self.channels: dict[str, _Channel] = {}
         self.last_request: bytes = b"{}"
         self.beating = True
         """Whether the heartbeat is answered. It stops with the kernel, not with the link."""
         self._attended = True
         self._paused: set[Lane] = set()
         try:
-            for channel in ("shell", "stdin", "control", "iopub", "hb"):
-                outbox = self._outbox(channel) if channel != "hb" else None
-                self._sockets[channel] = LoopSocket(
-                    self._bound(channel), self._receiver(channel), outbox, b"" if channel == "iopub" else None
-                )
+            for name in ("shell", "stdin", "control", "iopub", "hb"):
+                self.channels[name] = self._channel(name)
         except BaseException:
             self.close()
             raise
@@ -61,9 +188,9 @@ class ClientSide:
             # Each subscriber was already welcomed here, at the moment it subscribed.
             if b'"iopub_welcome"' in header(parts):
                 return
-            self._sockets["iopub"].send(parts)
+            self.channels["iopub"].publish(parts)
         else:
-            self._sockets[lane.name.lower()].send(parts)
+            self.channels[lane.name.lower()].deliver(parts)
 
     def say(self, text: str, request: bytes = b"") -> None:
         """Show a line in a cell's output, as if the kernel had written it to standard error.
@@ -71,7 +198,8 @@ class ClientSide:
         `request`: the header of the cell's request; without it, it is the one that ran last.
         """
         content = {"name": "stderr", "text": text + "\n"}
-        self._publish(b"stream.stderr", "stream", content, request or self.last_request)
+        message = self._message(b"stream.stderr", "stream", content, request or self.last_request)
+        self.channels["iopub"].publish(message)
 
     def pause(self, lane: Lane, paused: bool) -> None:
         """Stop or go on taking clients' messages of one lane (their own queues hold what comes meanwhile)."""
@@ -85,7 +213,7 @@ class ClientSide:
 
     def _listen(self) -> None:
         for channel, lane in LANES.items():
-            self._sockets[channel].pause(not self._attended or lane in self._paused)
+            self.channels[channel].pause(not self._attended or lane in self._paused)
 
     def serves(self, info: LocalInfo) -> bool:
         """Whether clients that were told `info` find these sockets. Asked before a kernel is started again.
@@ -99,53 +227,34 @@ class ClientSide:
         )
 
     def close(self) -> None:
-        """Close every socket. May be called twice."""
-        for socket in self._sockets.values():
-            socket.close()
-        for outbox in self.outboxes.values():
-            outbox.close()
+        """Close every channel. May be called twice."""
+        for channel in self.channels.values():
+            channel.close()
 
-    def _outbox(self, channel: str) -> Outbox:
-        lane = Lane[channel.upper()]
-        outbox = self.outboxes[lane] = Outbox(_UNREAD, lambda over: self._unread(lane, over))
-        self._patience[lane] = Patience(self.info.url(channel), outbox)
-        return outbox
+    def _channel(self, name: str) -> _Channel:
+        lane = Lane[name.upper()] if name != "hb" else None
 
-    def _unread(self, lane: Lane, over: bool) -> None:
-        self._patience[lane].watch(over)
-        self._hold(lane, over, "clients that do not read")
+        def full(full: bool) -> None:
+            if lane is not None:
+                self._hold(lane, full, "clients that do not read")
 
-    def _bound(self, channel: str) -> zmq.Socket[bytes]:
-        socket = new_socket(zmq.XPUB if channel == "iopub" else zmq.ROUTER)
-        if channel == "iopub":
-            socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-        else:
-            socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        if self.info.curve_secretkey and self.info.curve_publickey:
-            socket.curve_server = True
-            socket.curve_secretkey, socket.curve_publickey = (
-                self.info.curve_secretkey,
-                self.info.curve_publickey,
-            )
-        try:
-            with translated(self.info.url(channel)):
-                socket.bind(self.info.url(channel))
-        except BaseException:
-            socket.close(0)
-            raise
-        return socket
+        def oversize(size: int, parts: int) -> None:
+            if lane is not None:
+                self._too_big(lane, size, parts)
 
-    def _receiver(self, channel: str) -> Callable[[list[Part]], None]:
+        return _Channel(name, self.info, self._receiver(name), full, oversize)
+
+    def _receiver(self, channel: str) -> Callable[[Peer, list[Part]], None]:
         if channel == "hb":
-            return lambda parts: self._sockets["hb"].send(parts) if self.beating else None
+            return lambda peer, parts: peer.send(parts) if self.beating else None
         if channel == "iopub":
-            return self._subscribed
+            return lambda peer, parts: self._welcome(peer, bytes(parts[0]))
         lane = LANES[channel]
 
-        def receive(parts: list[Part]) -> None:
+        def receive(peer: Peer, parts: list[Part]) -> None:
             if lane is Lane.SHELL:
                 self._remember(parts)
-            self._on_message(lane, parts)
+            self._on_message(lane, [peer.identity, *parts])
 
         return receive
 
@@ -154,13 +263,11 @@ class ClientSide:
         if b'"execute_request"' in asked:
             self.last_request = asked
 
-    def _subscribed(self, parts: list[Part]) -> None:
-        request = bytes(parts[0])
-        if request[:1] == b"\x01":
-            content = {"subscription": request[1:].decode(errors="replace")}
-            self._publish(request[1:], "iopub_welcome", content, b"{}")
+    def _welcome(self, peer: Peer, topic: bytes) -> None:
+        content = {"subscription": topic.decode(errors="replace")}
+        peer.send(self._message(topic, "iopub_welcome", content, b"{}"))
 
-    def _publish(self, topic: bytes, kind: str, content: dict[str, str], parent: bytes) -> None:
+    def _message(self, topic: bytes, kind: str, content: dict[str, str], parent: bytes) -> list[Part]:
         header = {
             "msg_id": uuid.uuid4().hex,
             "msg_type": kind,
@@ -174,4 +281,4 @@ class ClientSide:
         for frame in frames:
             mac.update(frame)
         signature = mac.hexdigest().encode() if self.info.key else b""
-        self._sockets["iopub"].send([*([topic] if topic else []), DELIMITER, signature, *frames])
+        return [*([topic] if topic else []), DELIMITER, signature, *frames]

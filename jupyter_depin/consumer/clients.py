@@ -11,11 +11,11 @@ from functools import partial
 
 from jupyter_depin.channels import ClientSide
 from jupyter_depin.channels.header import is_reply_to_cell, is_stream, parent
-from jupyter_depin.channels.sockets import Hold
+from jupyter_depin.channels.lanes import Hold
 from jupyter_depin.consumer.launching import Launching
 from jupyter_depin.consumer.replay import Replay
 from jupyter_depin.errors import DepinError, OutputGivenUp, OutputNotKept, RemoteProtocolError
-from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.frames import Lane, Part, too_big
 from jupyter_depin.protocol.local import LocalInfo
 from jupyter_depin.protocol.messages import (
     Ended,
@@ -54,7 +54,7 @@ class Clients:
         self._replay.release()
         if self._side is None or not self._side.serves(local):
             self.close()
-            self._side = ClientSide(local, self._on_message, self._hold)
+            self._side = ClientSide(local, self._on_message, self._hold, self._too_big)
         self._side.beating = True
         self._side.attend(False)
 
@@ -107,6 +107,9 @@ class Clients:
         """Stop or go on taking clients' messages of one lane."""
         if self._side is not None:
             self._side.pause(lane, paused)
+
+    def _too_big(self, lane: Lane, size: int, parts: int) -> None:
+        self.tell(too_big(size, parts, lane))
 
     def _deliver(self, lane: Lane, parts: Sequence[Part]) -> None:
         if self._side is not None:

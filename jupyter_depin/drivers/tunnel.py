@@ -40,12 +40,10 @@ from jupyter_depin.tunnel.thrift import BUSY_BYTES, Count, Thrift
 log = logging.getLogger(__name__)
 
 _READ = 1 << 20
-_SLICE = 1 << 16
-"""Bytes that are handed on at once: between them others get their turn, and the lane may be held."""
 _LOOK_NS = NS_PER_SECOND
 """The path's round-trip time is looked at no more often than this."""
 _FEW = 64
-"""Messages of a slice that need no turn of the others behind them."""
+"""Messages of a read that need no turn of the others behind them."""
 _READ_CONTROL = 1 << 14
 """Some hundred words at a time: whoever floods this stream must not hold up the others."""
 _BIG_LANES = (Lane.SHELL, Lane.IOPUB)
@@ -256,8 +254,7 @@ class TunnelDriver:
             self._heard(data)
             # Streams overtake each other: a lane's first bytes may be here before the peer's Resume is.
             await self._open.wait()
-            for start in range(0, len(data), _SLICE):
-                await self._hand_on(lane, decoder, data[start : start + _SLICE])
+            await self._hand_on(lane, decoder, data)
             await self._going[lane].wait()
             data = await stream.read(_READ)
         raise RemoteProtocolError(detail=f"the {lane.name} stream ended")
@@ -266,9 +263,10 @@ class TunnelDriver:
         while True:
             await self._going[lane].wait()
             frames = decoder.feed(data)
-            for frame in frames:
-                self.tunnel.receive(frame, steady_ns())
-            self._pump()
+            if frames:
+                for frame in frames:
+                    self.tunnel.receive(frame, steady_ns())
+                self._pump()
             if not decoder.more and len(frames) <= _FEW:
                 return
             # Little on the wire may be much here: others have their turns in between.

@@ -75,7 +75,7 @@ class LaneDecoder:
         self._longest = longest(lane)
         self._frames = DataDecoder(lane)
         self._zstd: zstd.ZstdDecompressor | None = None
-        self._rest = b""
+        self._rest: bytes | memoryview = b""
         self.more = False
         self.spared = 0
 
@@ -84,9 +84,9 @@ class LaneDecoder:
         """Whether the peer compresses what it sends now."""
         return self._zstd is not None
 
-    def feed(self, data: bytes) -> list[Data]:
+    def feed(self, data: bytes | memoryview) -> list[Data]:
         """Take bytes as they come and return frames that they complete. Raises `RemoteProtocolError`."""
-        self._rest = self._rest + data if self._rest else data
+        self._rest = bytes(self._rest) + data if self._rest else data
         if self._frames.more:
             frames = self._frames.feed(b"")
         elif self._zstd is None:

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from jupyter_depin.errors import DepinError, MessageTooBig, RemoteProtocolError
+from jupyter_depin.protocol.room import room
 
 VERSION = 2
 """Raised when an old peer could not follow; sent in the first message of a connection."""
@@ -143,15 +144,16 @@ class DataDecoder:
         self._head = bytearray()
         self._seq = 0
         self._lengths: tuple[int, ...] | None = None
-        self._parts: list[bytearray | bytes] = []
-        self._body = bytearray()
+        self._parts: list[Part] = []
+        self._body: memoryview | None = None
+        self._got = 0
 
     @property
     def between(self) -> bool:
         """Whether the last frame is complete and nothing of the next one has come."""
         return self._lengths is None and not self._head and not self.more
 
-    def feed(self, data: bytes) -> list[Data]:
+    def feed(self, data: bytes | memoryview) -> list[Data]:
         """Take bytes as they come and return the frames they complete. Raises `RemoteProtocolError`."""
         frames: list[Data] = []
         if self.more:
@@ -167,17 +169,20 @@ class DataDecoder:
                     return frames
             while len(self._parts) < len(self._lengths):
                 need = self._lengths[len(self._parts)]
-                if not self._body and len(view) >= need:
+                if self._body is None and len(view) >= need:
                     self._parts.append(bytes(view[:need]))
                     view = view[need:]
                     continue
-                taken = min(need - len(self._body), len(view))
-                self._body += view[:taken]
-                view = view[taken:]
-                if len(self._body) < need:
+                if self._body is None:
+                    self._body, self._got = room(need), 0
+                end = min(need, self._got + len(view))
+                self._body[self._got : end] = view[: end - self._got]
+                view = view[end - self._got :]
+                self._got = end
+                if end < need:
                     return frames
                 self._parts.append(self._body)
-                self._body = bytearray()
+                self._body = None
             frames.append(Data(self._lane, self._seq, self._parts, sum(self._lengths)))
             self._lengths, self._parts = None, []
 

@@ -12,9 +12,7 @@ import zmq.asyncio
 from jupyter_client.session import Session
 
 from jupyter_depin.channels import client_side
-from jupyter_depin.channels.outbox import Outbox
 from jupyter_depin.consumer.runtime import Runtime
-from jupyter_depin.protocol.frames import Lane
 from tests.integration.talk import PATIENCE_S
 
 BOUND = 4 << 20
@@ -27,12 +25,12 @@ for i in range({LINES}):
 """
 
 
-def outbox(kernel_id: str) -> Outbox:
+def iopub(kernel_id: str) -> Any:
     """What the rental keeps for clients that do not read its kernel's output."""
     (rental,) = (r for r in Runtime.get()._rentals.values() if r.kernel_id == kernel_id)
     side = rental._clients._side
     assert side is not None
-    return side.outboxes[Lane.IOPUB]
+    return side.channels["iopub"]
 
 
 class Slow:
@@ -96,7 +94,7 @@ async def test_output_that_nobody_reads_is_bounded_and_all_there_later(start: An
             with slow(talk) as client:
                 assert (await client.hear(client.iopub))["msg_type"] == "iopub_welcome"
                 cell = await client.ask(client.shell, "execute_request", code=PRINTING, silent=False)
-                kept = outbox(talk.manager.kernel_id)
+                kept = iopub(talk.manager.kernel_id)
                 while not kept.over:
                     await anyio.sleep(0.02)
                 # An interrupt's way is free meanwhile.

@@ -1,24 +1,15 @@
-"""What is kept for those who do not read (`jupyter_depin.channels.outbox`, `.patience`): counted, bounded, and let go."""
+"""What is kept for those who do not read (`jupyter_depin.channels.peer`, `.patience`): counted, bounded, and let go."""
 
 from __future__ import annotations
-
-import asyncio
-import socket
-import sys
-from collections import defaultdict, deque
-from contextlib import suppress
 
 import anyio
 import pytest
 import zmq
 import zmq.asyncio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jupyter_depin.channels import client_side, kernel_side, patience
 from jupyter_depin.channels.client_side import ClientSide
 from jupyter_depin.channels.kernel_side import KernelSide
-from jupyter_depin.channels.outbox import Outbox
 from jupyter_depin.protocol.frames import Lane
 from jupyter_depin.protocol.local import LocalInfo
 
@@ -26,44 +17,6 @@ GENEROUS = 60
 LIMIT = 1 << 20
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 MESSAGE = bytes(10_000)
-
-sends = st.tuples(st.just("send"), st.integers(0, 2), st.integers(0, 3000))
-reads = st.tuples(st.just("read"), st.integers(0, 2), st.integers(1, 20))
-vanishes = st.tuples(st.just("vanish"), st.integers(0, 2), st.just(0))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(sends, sends, reads, vanishes), max_size=120))
-def test_what_readers_have_not_taken_is_counted_to_a_batch_each(steps):
-    limit = 40_000
-    batch = limit // 16
-
-    async def play() -> None:
-        told: list[bool] = []
-        outbox = Outbox(limit, told.append)
-        queues: dict[int, deque[tuple[int, memoryview | None]]] = defaultdict(deque)
-        for what, reader, number in steps:
-            if what == "send":
-                body = bytes(number)
-                queues[reader].append((number + 640, outbox.count(b"%d" % reader, [b"", body])))
-            elif what == "vanish":
-                queues[reader].clear()
-            for _ in range(number if what == "read" else 0):
-                if queues[reader]:
-                    queues[reader].popleft()
-            outbox.look()
-            truth = sum(size for queue in queues.values() for size, _ in queue)
-            # A part of what is taken counts until its batch is; a part of what is not, only with the next mark.
-            assert truth - 3 * batch <= outbox.held <= truth + 3 * (batch + 3640)
-            assert outbox.over == (told[-1] if told else False)
-            assert outbox.over or outbox.held < limit
-            assert not outbox.over or outbox.held > limit // 2
-        assert told == [i % 2 == 0 for i in range(len(told))]
-        outbox.close()
-        assert told.count(True) == told.count(False)
-        assert outbox.held == 0
-
-    asyncio.run(play())
 
 
 class Side:
@@ -125,7 +78,7 @@ async def test_a_subscriber_that_does_not_read_is_waited_for_and_loses_nothing(c
         c = clients()
         subscriber = await c.subscriber()
         count = c.fill()
-        assert LIMIT <= c.side.outboxes[Lane.IOPUB].held <= LIMIT + LIMIT // 8
+        assert LIMIT <= c.side.channels["iopub"].held <= LIMIT + LIMIT // 8
         # Longer than it would take to let somebody go, if there were another.
         for _ in range(3 * patience._LOOKS):
             await anyio.sleep(patience._LOOK_S)
@@ -159,34 +112,6 @@ async def test_one_that_stands_still_does_not_stop_another_for_long(clients):
         while b"iopub_welcome" not in b"".join(await dead.recv_multipart()):
             pass
         c.close()
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody is cut off")
-def test_what_a_slow_reader_takes_is_seen_though_its_buffer_is_never_free():
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as reader,
-    ):
-        writer, _ = server.accept()
-        with writer:
-            writer.setblocking(False)
-            with suppress(BlockingIOError):
-                while writer.send(bytes(1 << 16)):
-                    pass
-            # What is under way arrives in its own time: all of it, once nothing is acknowledged any more.
-            left = [patience._left(writer)]
-            while len(left) < 100 or left[-1] != left[-100]:
-                left.append(patience._left(writer))
-            reader.recv(1 << 20, socket.MSG_WAITALL)
-            while patience._left(writer) == left[-1]:
-                pass
-
-
-async def test_a_short_memory_for_readers_that_never_fill_a_batch(clients):
-    outbox = Outbox(LIMIT, lambda over: None)
-    for i in range(100_000):
-        outbox.count(b"%d" % i, [b"x"])
-    assert len(outbox._tails) < 1000
 
 
 async def test_replies_that_nobody_fetches_are_bounded_too(clients):
