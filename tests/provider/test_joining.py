@@ -182,7 +182,7 @@ async def test_a_bar_on_a_slow_link_ends_where_it_should(world):
     async with world() as w:
         rental = await rented(w)
         driver = w.agents[0]._tenancies[rental.channel_id].driver
-        kernel = w.agents[0]._tenancies[rental.channel_id]._joining
+        kernel = w.agents[0]._tenancies[rental.channel_id]._prelude
         got: list[list[bytes]] = []
         rental._clients.deliver = lambda lane, parts: got.append([bytes(part) for part in parts])
         w.network.hold(w.agents[0].ticket.address.node)
