@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 
 from jupyter_depin.consumer import link as link_module
@@ -195,6 +197,79 @@ async def test_a_renter_that_slept_for_hours_goes_on_as_soon_as_it_wakes(world):
         await w.clock.until(talk.complete, within=0.1)
         assert len(dialled) == 1
         assert talk.rental.status().state == "running"
+
+
+async def test_on_a_long_way_too_a_dial_begins_every_half_second(world):
+    """A packet of a dial that is lost is sent again after a second at the earliest, so only new dials help sooner."""
+    way_s = 0.6
+    async with world() as w:
+        talk = await Talk(w).start()
+        connect = w.endpoint.connect
+
+        async def far(address):
+            lost = frozenset((w.endpoint.node, w.node_of("provider"))) in w.network._cut
+            await anyio.sleep(3600 if lost else way_s)
+            return await connect(address)
+
+        w.endpoint.connect = far
+        for begun in (0.1, 0.2, 0.3, 0.4, 0.5):
+            talk.rental._driver.tunnel._pulse.rtt_ns = round(way_s * S)
+            w.silence()
+            talk.orders()
+            await w.clock.wait(20 + begun)
+            talk.prints()
+            w.mend()
+            await w.clock.until(talk.complete, within=0.5 + way_s + 0.1)
+            w.network.release()
+            await w.clock.wait(3)
+
+
+async def test_a_lease_for_which_nobody_waits_is_dialled_seldom_after_a_long_outage(world):
+    async with world() as w:
+        w.provider_config = replace(w.provider_config, grace_s=86_400)
+        talk = await Talk(w).start()
+        dialled = dials(w)
+        w.cut()
+        await w.clock.wait(600)
+        assert len(dialled) >= 1190, "somebody may well wait for ten minutes"
+        await w.clock.wait(400)
+        dialled.clear()
+        await w.clock.wait(600)
+        assert 110 <= len(dialled) <= 130
+        talk.prints()
+        w.mend()
+        await w.clock.until(talk.complete, within=5.1)
+
+
+async def test_an_order_after_a_long_outage_is_dialled_for_at_once(world):
+    async with world() as w:
+        w.provider_config = replace(w.provider_config, grace_s=86_400)
+        talk = await Talk(w).start()
+        dialled = dials(w)
+        w.cut()
+        await w.clock.wait(1802)
+        dialled.clear()
+        talk.orders()
+        await w.clock.wait(60)
+        assert len(dialled) >= 118
+        w.mend()
+        await w.clock.until(talk.complete, within=0.6)
+
+
+async def test_a_machine_that_wakes_after_a_long_outage_dials_at_once(world):
+    async with world() as w:
+        w.provider_config = replace(w.provider_config, grace_s=86_400)
+        talk = await Talk(w).start()
+        dialled = dials(w)
+        w.cut()
+        await w.clock.wait(1801)
+        dialled.clear()
+        w.clock.now_ns += 3000 * S
+        await w.clock.wait(20)
+        assert len(dialled) >= 39
+        talk.prints()
+        w.mend()
+        await w.clock.until(talk.complete, within=0.6)
 
 
 async def test_two_rentals_of_one_provider_are_kept_apart(world):
