@@ -35,7 +35,6 @@ from jupyter_depin.protocol.messages import (
     Launch,
     Launched,
     LaunchFailed,
-    LeaseFact,
     LeaseOrder,
     Paused,
     Settled,
@@ -46,7 +45,6 @@ from jupyter_depin.protocol.messages import (
     Wish,
     decode_order,
     decode_to_payee,
-    encode,
 )
 from jupyter_depin.protocol.money import NS_PER_SECOND, Amount
 from jupyter_depin.protocol.receipt import Receipt
@@ -54,6 +52,7 @@ from jupyter_depin.transport import Connection, Stream
 from jupyter_depin.tunnel.backlog import Backlog
 from jupyter_depin.tunnel.events import CaughtUp, Closed, Event, LaneDrained, LaneFull
 from jupyter_depin.tunnel.machine import Tunnel
+from provider_kernel.answers import Answers
 from provider_kernel.joining import Joining
 from provider_kernel.output import LANE_LIMIT, Output
 from provider_kernel.prelude import Prelude
@@ -108,6 +107,7 @@ class Tenancy:
             on_event=self._tunnel_event,
             thrift=thrift,
         )
+        self._answers = Answers(self.driver)
         self._output = Output(
             self.driver, backlog, lambda stop: self._stop_for("output", stop and not self.ended)
         )
@@ -117,7 +117,7 @@ class Tenancy:
             deposit=deposit,
             channel_id=channel_id,
             journal=journal,
-            send=lambda word: self.driver.send(Lane.PAYMENT, encode(word)),
+            send=self._answers.bill,
             on_pause=lambda: self._stop_for("arrears", True),
             on_unpause=lambda: self._stop_for("arrears", False),
             on_end=self.end,
@@ -222,9 +222,12 @@ class Tenancy:
         A process that remembers nothing of the one before it hears how the kernel stands, after all that it has missed.
         """
         if self._memory not in (None, memory):
-            self._say(Standing(self._epoch, self._runs, "arrears" in self._stopped_for))
+            self._answers.say_once(self._standing)
         self._memory = memory
         await self.driver.carry(connection, control, memory=memory)
+
+    def _standing(self) -> Standing:
+        return Standing(self._epoch, self._runs, "arrears" in self._stopped_for)
 
     def settled(self, receipt: Receipt) -> None:
         """Tell the consumer. Called also by the agent, when a later attempt to collect came through."""
@@ -244,11 +247,11 @@ class Tenancy:
             except DepinError as error:
                 log.warning("lease=%s %s", self.channel_id.hex(), error)
                 failed = LaunchFailed(order.epoch, error.code, error.facts)
-                self._say(failed if self._trusted else not_launched(order.epoch, error))
+                self._answers.say(failed if self._trusted else not_launched(order.epoch, error))
                 continue
             self._meter.start()
             self._runs = True
-            self._say(Launched(order.epoch))
+            self._answers.say(Launched(order.epoch))
             assert self._kernel is not None
             tasks.start_soon(self._watch, self._kernel, order.epoch)
 
@@ -272,7 +275,7 @@ class Tenancy:
                     self._output.said,
                     order.key,
                     order.signature_scheme,
-                    tell=lambda spared: self._say(Joined(spared)),
+                    tell=lambda spared: self._answers.say(Joined(spared)),
                 )
                 self._prelude = Prelude(joining.said, joining.flush)
             except ValueError:
@@ -321,7 +324,7 @@ class Tenancy:
         if self._kernel is not None and before != bool(self._stopped_for):
             (self._kernel.pause if stop else self._kernel.unpause)()
         if cause == "arrears":
-            self._say(Paused(cause) if stop else Unpaused())
+            self._answers.say(Paused(cause) if stop else Unpaused())
 
     # -- what arrives
 
@@ -345,7 +348,7 @@ class Tenancy:
                 self._ordered_epoch = order.epoch
                 if self.ended:
                     refusal = LeaseEnded(reason=str(self._reason and self._reason.value))
-                    self._say(LaunchFailed(order.epoch, refusal.code, refusal.facts))
+                    self._answers.say(LaunchFailed(order.epoch, refusal.code, refusal.facts))
                 else:
                     try:
                         self._orders_in.send_nowait(order)
@@ -381,8 +384,10 @@ class Tenancy:
     def _tunnel_event(self, event: Event) -> None:
         match event:
             case LaneFull():
+                self._answers.noticed(event)
                 self._output.look()
             case LaneDrained():
+                self._answers.noticed(event)
                 self._output.drained()
             case CaughtUp():
                 self._output.hurry()
@@ -390,6 +395,3 @@ class Tenancy:
                 self.end(EndReason.UNREACHABLE)
             case _:
                 pass
-
-    def _say(self, fact: LeaseFact) -> None:
-        self.driver.send(Lane.LEASE, encode(fact))
