@@ -144,12 +144,12 @@ def run(suite: Suite, mode: str, *, folder: Path, plugins: Path, fast: bool, del
     """Run a suite once, `plain` or `loopback`, in the folder of its sources."""
     report = folder / f"{suite.package}.{mode}.xml"
     environment = os.environ | ENVIRONMENTS[mode]
-    environment["PYTHONPATH"] = str(plugins)
+    # Where this package comes from stays as it is: without that another checkout's may be tested.
+    places = [str(plugins), *filter(None, [environment.get("PYTHONPATH")])]
     if delay_ms:
-        environment |= {
-            "DEPIN_DELAY_MS": str(delay_ms),
-            "PYTHONPATH": os.pathsep.join([str(_FAR), str(plugins)]),
-        }
+        environment["DEPIN_DELAY_MS"] = str(delay_ms)
+        places.insert(0, str(_FAR))
+    environment["PYTHONPATH"] = os.pathsep.join(places)
     # The suites run programs by name.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     # What an outer run of pytest says about itself would mislead the inner one.
