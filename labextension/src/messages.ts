@@ -226,8 +226,10 @@ export function reason(trans: TranslationBundle, why: ICoded | null, fallback = 
 
 /** Which way the data goes, and how long there and back takes. */
 export function link(trans: TranslationBundle, rental: IRental): string {
-  const path =
-    rental.relayed === null ? trans.__('link') : rental.relayed ? trans.__('through a relay') : trans.__('direct');
+  if (rental.relayed === null) {
+    return trans.__('none now');
+  }
+  const path = rental.relayed ? trans.__('through a relay') : trans.__('direct');
   return rental.rttMs === null ? path : trans.__('%1, %2 ms', path, String(Math.round(rental.rttMs)));
 }
 

@@ -38,7 +38,7 @@ def test_the_way_of_the_data_is_told(front_end, wire):
         wire(relayed=True, via="https://relay.example", rtt_ms=80),
         wire(),
     ]
-    assert front_end("link", ways) == ["direct, 12 ms", "through a relay, 80 ms", "link"]
+    assert front_end("link", ways) == ["direct, 12 ms", "through a relay, 80 ms", "none now"]
 
 
 def test_what_is_spared_is_told_while_it_is_and_afterwards(front_end, wire):
