@@ -43,13 +43,10 @@ class Place:
 
     def launched(self, meter: PayerDriver, since_ns: int) -> None:
         """The kernel that was ordered last runs, since `since_ns` (steady) at the earliest: so does its meter."""
-        try:
-            meter.start(since_ns)
-        except DepinError:
-            # It could not write down since when, which a process that takes the rental up will ask for.
-            served_ns = steady_ns() - since_ns
-            meter.restore(meter.paid, meter.served_ns, served_ns)
-            self._ready_ns = unix_ns() - served_ns
+        meter.start(since_ns)
+        if self._ready_ns is None:
+            # A process that takes the rental up will ask for it. The journal keeps that of the first launch.
+            self._ready_ns = unix_ns() - (steady_ns() - since_ns)
         self._unwritten = self._ordered
         self.catch_up()
 

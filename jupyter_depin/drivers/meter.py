@@ -231,10 +231,12 @@ class PayerDriver:
         self._payer.start(steady_ns() - elapsed_ns)
 
     def start(self, since_ns: int) -> None:
-        """The kernel is ready, since `since_ns` at the earliest. Called at each launch; starts the clock if it stands."""
+        """The kernel is ready, since `since_ns` at the earliest. Called at each launch; starts the clock if it stands.
+
+        When that was is for the caller to write down: a full disk must not keep the clock from running.
+        """
         if not self._started:
             self._started = True
-            self._journal.start(self._channel_id, unix_ns() - (steady_ns() - since_ns))
             self._payer.start(since_ns)
         elif self._resting:
             self._payer.start(since_ns - _NEWS_NS)

@@ -34,7 +34,7 @@ class Books:
         self.failure: Exception | None = None
 
     def start(self, channel_id: bytes, ready_ns: int) -> None:
-        pass
+        raise JournalUnavailable(path=Path("x"), reason="full")
 
     def save_voucher(self, voucher: VerifiedVoucher, served_ns: int = 0) -> None:
         if self.failure is not None:
@@ -104,6 +104,12 @@ def test_a_voucher_that_could_not_be_written_is_not_sent_the_next_time_either(re
     renter.books.failure = None
     renter.claim(5)
     assert renter.books.vouchers == [500]
+
+
+def test_the_clock_runs_from_the_first_launch_whether_or_not_it_can_be_written_down(renter):
+    renter.now = 10 * S
+    renter.claim(10)
+    assert renter.books.vouchers == [1000]
 
 
 def test_a_refusal_is_shown_in_bounds_and_told_once(renter, caplog):
