@@ -682,7 +682,7 @@ async def test_a_provider_that_says_its_kernel_has_ended_is_not_paid_for_going_o
         rental, _ = await running(w)
         await w.clock.wait(100)
         (tenancy,) = w.agents[0]._tenancies.values()
-        tenancy._say(KernelExited(1, 1, ""))
+        tenancy._answers.say(KernelExited(1, 1, ""))
         await w.clock.wait(1000)
         assert rental.poll() == 1
         tolerance = (5 + 100 / 2000) * PER_SECOND
