@@ -6,6 +6,7 @@ for people whose providers are all behind NATs. A stranger gets one short answer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,8 @@ from anyio.abc import TaskGroup
 from jupyter_depin.errors import ConnectionLost
 from jupyter_depin.transport import SEEN, Connection, Endpoint
 from jupyter_depin.transport.seen import answer
+
+log = logging.getLogger(__name__)
 
 MOST = 32
 """Who is answered at a time. An answer takes one round trip, and 5 s at most."""
@@ -35,6 +38,10 @@ class Observer:
         self._asking += 1
         try:
             await answer(connection)
+        except Exception:
+            # Other people's kernels run beside this: whatever one question brings up, it ends that connection alone.
+            log.exception("a question was not answered")
+            await connection.close("that was not expected")
         finally:
             self._asking -= 1
 

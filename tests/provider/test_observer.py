@@ -55,6 +55,28 @@ async def test_those_who_ask_and_never_listen_are_bounded():
             await here.close()
 
 
+async def test_a_question_that_fails_ends_nothing_but_itself(world, monkeypatch, caplog):
+    async with world() as w:
+        agent = await w.start_agent()
+        rental = await w.rent()
+        await w.launch(rental)
+        stranger = w.network.endpoint("stranger")
+
+        async def fail(connection):
+            await connection.accept_stream()
+            raise RuntimeError("unforeseen")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(observer, "answer", fail)
+            connection = await stranger.connect(agent.ticket.address, SEEN)
+            await (await connection.open_stream()).write(b"?")
+            await w.clock.wait(1)
+            assert connection.reason is not None
+        assert "unforeseen" in caplog.text
+        assert await seen.ask(stranger, agent.ticket.address) == stranger.place
+        assert rental.status().state == "running"
+
+
 async def test_a_stranger_who_opens_more_streams_hears_nothing_on_them():
     with anyio.fail_after(GENEROUS):
         network = MemoryNetwork()
