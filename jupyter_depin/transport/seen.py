@@ -58,7 +58,8 @@ async def ask(home: Home, observer: NodeAddress) -> str | None:
             # Through a relay it would see nothing.
             connection = await home.connect(NodeAddress(observer.node, (), observer.direct), SEEN)
             try:
-                return await _asked(connection)
+                # A provider's ticket may have named it: it is a stranger too.
+                return await alone(connection, _asked(connection))
             finally:
                 with anyio.CancelScope(shield=True):
                     await connection.close("thank you")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
 
+from jupyter_depin.errors import ConnectionLost
 from jupyter_depin.protocol.identity import NodeAddress
 from jupyter_depin.transport import SEEN, homes, iroh, seen
 from jupyter_depin.transport.homes import settle
@@ -61,6 +62,27 @@ async def _observed(*answers, count=2):
                     tasks.start_soon(_answering, observer)
             yield network, me, [observer.address() for observer in observers]
             tasks.cancel_scope.cancel()
+
+
+async def test_one_that_opens_streams_instead_of_answering_is_left_at_once(monkeypatch):
+    monkeypatch.setattr(seen, "_ASK_S", 10 * GENEROUS)
+    with anyio.fail_after(GENEROUS):
+        network = MemoryNetwork()
+        me, flooder = network.endpoint("me"), network.endpoint("flooder")
+        opened: list[int] = []
+
+        async def flood():
+            connection = await flooder.accept()
+            with suppress(ConnectionLost):
+                while True:
+                    stream = await connection.open_stream()
+                    await stream.write(bytes(1000))
+                    opened.append(1)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(flood)
+            assert await seen.ask(me, flooder.address()) is None
+        assert len(opened) < 20
 
 
 async def test_two_that_agree_are_believed():
