@@ -5,8 +5,9 @@ So nobody moves. Each endpoint has one home for good, all of them accept, and a 
 until a way is found. A relay keeps one connection for each key, so an endpoint never goes through the relay of another
 one: dialling a node on a relay where this node is not at home makes one more endpoint, there.
 
-Direct addresses are those of the first home and are tried together with its relay. To try them with another relay
-would let two endpoints of the other side answer one handshake.
+Direct addresses are those of the first home and are tried together with its relay, or alone where that relay's name
+cannot be read. To try them with another relay would let two endpoints of the other side answer one handshake; a pair of
+homes that met over that one goes direct by what each was told of its own address.
 
 Rejected: a list of relays for one endpoint (no way back for 67 s after a death); removing the dead relay from the list
 on both sides (4 to 8 s, and the side that cannot be reached has to notice by itself). `docs/adr/0005`.
@@ -164,7 +165,7 @@ class Homes:
         self, race: _Race, relay: str | None, way: NodeAddress, tasks: TaskGroup, lost: anyio.Event
     ) -> None:
         try:
-            home = await self._home(relay)
+            home, way = await self._way(relay, way)
             self._dialled.setdefault(relay, anyio.Event()).set()
             connection = await home.connect(way, race.protocol)
         except (TransportError, ConfigError) as error:
@@ -177,6 +178,15 @@ class Homes:
         else:
             with anyio.CancelScope(shield=True):
                 await connection.close("another way was faster")
+
+    async def _way(self, relay: str | None, way: NodeAddress) -> tuple[Home, NodeAddress]:
+        """What dials, and where: the direct addresses alone where nobody can go through the relay beside them."""
+        try:
+            return await self._home(relay), way
+        except (TransportError, ConfigError):
+            if not way.direct:
+                raise
+            return self._own[0], NodeAddress(way.node, (), way.direct)
 
     async def _home(self, relay: str | None) -> Home:
         """The endpoint that goes through a relay, made if there is none yet."""

@@ -251,6 +251,17 @@ async def test_a_ticket_with_nothing_but_wrong_relays_is_unreachable_and_no_faul
         await friend.close()
 
 
+async def test_direct_addresses_are_tried_beside_a_relay_that_is_no_address():
+    with anyio.fail_after(GENEROUS):
+        node = await iroh.join(secret=os.urandom(32), listen="127.0.0.1:0")
+        friend = await iroh.join(secret=os.urandom(32), listen="127.0.0.1:0")
+        address = NodeAddress(node.node, ("nonsense",), node.address().direct)
+        here, there = await _met(friend, node, address)
+        await _talk(here, there)
+        await friend.close()
+        await node.close()
+
+
 async def test_a_crowd_of_relays_makes_no_crowd_of_endpoints():
     with anyio.fail_after(GENEROUS):
         place = Memory()
