@@ -9,14 +9,23 @@ from __future__ import annotations
 import mmap
 import sys
 from collections import deque
+from collections.abc import Sequence
 
 _MAPPED = 1 << 20
 """From this size on memory comes from the system page by page. Below, that costs more than it spares."""
 _HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
 _KEPT, _KEPT_BYTES = 4, 160 << 20
 """So much is kept at most: two messages of the size that a lane holds."""
-_MINE = 3
-"""References to pages that nobody else looks at: the list's, the loop's, and the question's own."""
+# Shared memory, which Python would take, is filled five times as slowly, and never in huge pages.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
+def _references(kept: Sequence[object], at: int) -> int:
+    return sys.getrefcount(kept[at])
+
+
+_MINE = _references(deque([object()]), 0)
+"""References to pages that nobody else looks at; how many that are differs from one Python to the next."""
 
 
 class Rooms:
@@ -29,12 +38,12 @@ class Rooms:
         """So many bytes to be written; what they hold before is anything. Raises `MemoryError`."""
         if size < _MAPPED:
             return memoryview(bytearray(size))
-        for pages in self._kept:
+        for at in range(len(self._kept)):
             # Half of it unused is not worth keeping it from others.
-            if size <= len(pages) <= 2 * size and sys.getrefcount(pages) == _MINE:
-                return memoryview(pages)[:size]
+            if size <= len(self._kept[at]) <= 2 * size and _references(self._kept, at) == _MINE:
+                return memoryview(self._kept[at])[:size]
         try:
-            made = mmap.mmap(-1, size)
+            made = mmap.mmap(-1, size, **_PRIVATE)
         except OSError as error:
             raise MemoryError(f"{size:,} bytes") from error
         if _HUGE is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+
+import pytest
 
 from jupyter_depin.protocol.room import Rooms
 
@@ -61,3 +64,15 @@ def test_a_giant_length_takes_no_memory():
     for giant in giants:
         giant[-1] = 1
     assert len(giants) == 64
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share their memory's begin are Unix'")
+def test_a_process_that_this_one_forks_sees_nothing_of_it():
+    room = Rooms().room(BIG)
+    room[:5] = b"there"
+    child = os.fork()
+    if not child:
+        room[:5] = b"other"
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert bytes(room[:5]) == b"there"
