@@ -16,11 +16,11 @@ from jupyter_depin.channels.curve import CurveServer
 from jupyter_depin.channels.header import DELIMITER, header
 from jupyter_depin.channels.lanes import LANES, Handler, Hold, TooBig
 from jupyter_depin.channels.patience import Patience
-from jupyter_depin.channels.peer import Peer
+from jupyter_depin.channels.peer import LONGEST_TOPIC, Peer
 from jupyter_depin.channels.places import Listener
 from jupyter_depin.channels.zmtp import encode
 from jupyter_depin.errors import TransportError
-from jupyter_depin.protocol.frames import Lane, Part
+from jupyter_depin.protocol.frames import MAX_FRAME, Lane, Part
 from jupyter_depin.protocol.local import LocalInfo
 
 _UNREAD = 64 << 20
@@ -48,7 +48,8 @@ class _Channel:
         self._strangers: set[Peer] = set()
         self._full: set[Peer] = set()
         self._patience = Patience(name, lambda: self.peers.values())
-        self._paused = False
+        self._paused = self._closed = False
+        self._longest = MAX_FRAME if name in LANES else LONGEST_TOPIC + 1
         self._listener = Listener(info.url(name), self._peer)
 
     def deliver(self, parts: Sequence[Part]) -> None:
@@ -82,6 +83,7 @@ class _Channel:
 
     def close(self) -> None:
         """Take no more connections, and end those that are there. May be called twice."""
+        self._closed = True
         self._listener.close()
         peers, self.peers = self.peers, {}
         for peer in (*peers.values(), *self._strangers):
@@ -96,6 +98,7 @@ class _Channel:
         older = self.peers.pop(peer.identity, None)
         if older is not None:
             older.cut()
+            self._unfull(older)
         self.peers[peer.identity] = peer
         peer.pause(self._paused)
 
@@ -131,8 +134,11 @@ class _Channel:
     # --
 
     def _peer(self) -> Peer:
-        peer = Peer(self, self._kind, limit=_UNREAD, curve=self._curve())
+        peer = Peer(self, self._kind, limit=_UNREAD, curve=self._curve(), longest=self._longest)
         self._strangers.add(peer)
+        if self._closed:
+            # It came while this was closed.
+            peer.cut()
         return peer
 
     def _curve(self) -> CurveServer | None:
@@ -239,14 +245,15 @@ class ClientSide:
                 self._hold(lane, full, "clients that do not read")
 
         def oversize(size: int, parts: int) -> None:
-            if lane is not None:
+            if lane is not None and lane is not Lane.IOPUB:
                 self._too_big(lane, size, parts)
 
         return _Channel(name, self.info, self._receiver(name), full, oversize)
 
     def _receiver(self, channel: str) -> Callable[[Peer, list[Part]], None]:
         if channel == "hb":
-            return lambda peer, parts: peer.send(parts) if self.beating else None
+            # Who reads no answers gets none: they would pile up.
+            return lambda peer, parts: peer.send(parts) if self.beating and not peer.is_full else None
         if channel == "iopub":
             return lambda peer, parts: self._welcome(peer, bytes(parts[0]))
         lane = LANES[channel]
@@ -264,6 +271,8 @@ class ClientSide:
             self.last_request = asked
 
     def _welcome(self, peer: Peer, topic: bytes) -> None:
+        if peer.is_full:
+            return
         content = {"subscription": topic.decode(errors="replace")}
         peer.send(self._message(topic, "iopub_welcome", content, b"{}"))
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from jupyter_depin.channels.lanes import LANES, Handler, Hold, TooBig
-from jupyter_depin.channels.peer import LONGEST_IDENTITY, Peer
+from jupyter_depin.channels.peer import Peer
 from jupyter_depin.channels.places import MESSAGE, Dialler
+from jupyter_depin.channels.zmtp import LONGEST_IDENTITY
 from jupyter_depin.errors import RemoteProtocolError
 from jupyter_depin.protocol.frames import MAX_FRAME, Lane, Part
 

@@ -9,17 +9,17 @@ import asyncio
 import itertools
 import logging
 import os
-import socket
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Protocol, cast
 
 from jupyter_depin.channels.curve import CurveServer
+from jupyter_depin.channels.descriptor import acknowledged, unread
 from jupyter_depin.channels.zmtp import (
     CURVE,
     NULL,
     SCRATCH,
+    Assembly,
     Command,
     Decoder,
     Oversize,
@@ -28,35 +28,32 @@ from jupyter_depin.channels.zmtp import (
     command_frame,
     encode,
     greeting,
+    introduced,
     named,
     properties,
-    read_properties,
 )
 from jupyter_depin.errors import RemoteProtocolError
-from jupyter_depin.protocol.frames import MAX_FRAME, MAX_PARTS, Part
+from jupyter_depin.protocol.frames import MAX_FRAME, Part
 
 log = logging.getLogger(__name__)
 
 _MORE, _COMMAND = 1, 2
 """Flags within a box of CURVE's."""
+_BOX = 64
+"""Bytes of a frame around what is in such a box, at most."""
 _TURN = 200
 """Messages that one connection may deliver before the loop turns to others."""
-_MATES = {
-    b"ROUTER": (b"DEALER", b"REQ", b"ROUTER"),
-    b"XPUB": (b"SUB", b"XSUB"),
-    b"DEALER": (b"ROUTER", b"REP", b"DEALER"),
-    b"SUB": (b"PUB", b"XPUB"),
-}
-"""Which sockets may be at the other end of which."""
-LONGEST_IDENTITY = 255
-"""ZeroMQ's own limit, in bytes."""
 _MOST_TOPICS = 1000
+LONGEST_TOPIC = 1 << 12
+"""Bytes of one subscription: all of them are kept."""
+_HANDSHAKE_S = 30.0
+"""How long somebody who connects may take to say who it is, as with libzmq."""
 _UNASKED_S = 0.1
 """How long after its handshake somebody who cannot be asked is taken to have everything that was sent."""
+_UNANSWERED_S = 2.0
+"""The same for somebody who could be asked, and says nothing."""
 _FLUSH_S = 1.0
 """How long what was sent before a connection is closed may take to leave."""
-_BYTES_ACKED, _TCP_INFO = 120, 128
-"""Where Linux' `struct tcp_info` has the bytes that were acknowledged (linux/tcp.h, since 4.1), and where that ends."""
 
 _here = threading.local()
 _anonymous = itertools.count(int.from_bytes(os.urandom(3), "big"))
@@ -110,10 +107,14 @@ class Peer(asyncio.BufferedProtocol):
     ) -> None:
         self._owner, self._kind, self._own = owner, kind, identity
         self._limit, self._curve = limit, curve
-        self._decoder = Decoder(scratch(), longest)
+        # Nobody may make this side keep a message before its handshake.
+        self._decoder, self._longest = Decoder(scratch(), 0), longest
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._paused = self._due = False
+        self._paused = self._due = self._ended = False
+        self._plain = False
+        """Messages go to the owner as they come."""
+        self._handshake: asyncio.TimerHandle | None = None
         self.is_ready = self.is_full = False
         self.identity = b""
         """The name that the other end gave itself, or one of ours that begins with a zero byte."""
@@ -121,7 +122,7 @@ class Peer(asyncio.BufferedProtocol):
         """What it has subscribed to."""
         self._sent = 0
         self._newer = False
-        self._unboxed: list[Part] = []
+        self._unboxed = Assembly(longest)
 
     # -- for its owner
 
@@ -144,9 +145,8 @@ class Peer(asyncio.BufferedProtocol):
         """Ask whether everything so far has come to the other end; `answered` is called then."""
         if self._newer:
             self._write(command(b"PING", bytes(2)))
-        else:
-            # It would not understand the question.
-            self._loop.call_later(_UNASKED_S, self._owner.answered, self)
+        # An older one would not understand the question.
+        self._loop.call_later(_UNANSWERED_S if self._newer else _UNASKED_S, self._owner.answered, self)
 
     def wants(self, topic: Part) -> bool:
         """Whether it has subscribed to a message that begins so."""
@@ -171,28 +171,18 @@ class Peer(asyncio.BufferedProtocol):
     @property
     def taken(self) -> int:
         """A number that grows when the other end takes something."""
-        return self._sent - self.held + self._acknowledged()
+        return self._sent - self.held + (0 if self._transport is None else acknowledged(self._transport))
 
     def pending(self) -> bool:
         """Whether the other end has said something that was not read yet."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        if self._due:
-            return True
-        # Only a copy can be asked without disturbing the loop.
-        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
-            copy.setblocking(False)
-            try:
-                copy.recv(1, socket.MSG_PEEK)
-            except BlockingIOError:
-                return False
-            except OSError:
-                return True
-            return True
+        return self._due or unread(transport)
 
     def close(self) -> None:
         """End it; what was sent leaves if the other end takes it soon. May be called twice."""
+        self._end()
         transport = self._transport
         if transport is not None and not transport.is_closing():
             self._loop.call_later(_FLUSH_S, transport.abort)
@@ -200,6 +190,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def cut(self) -> None:
         """End it at once; what was not taken is dropped."""
+        self._end()
         if self._transport is not None:
             self._transport.abort()
 
@@ -208,6 +199,10 @@ class Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._ended:
+            self._transport.abort()
+            return
+        self._handshake = self._loop.call_later(_HANDSHAKE_S, self.cut)
         self._transport.set_write_buffer_limits(self._limit, self._limit // 2)
         mechanism = NULL if self._curve is None else CURVE
         self._transport.write(greeting(mechanism, server=self._curve is not None))
@@ -222,13 +217,14 @@ class Peer(asyncio.BufferedProtocol):
         self._hand_on()
 
     def eof_received(self) -> bool:
-        """The other end has closed."""
+        """The other end has closed, and reads nothing more either: ZeroMQ never closes by halves."""
+        self.cut()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
+        self._end()
         self._transport = None
-        self.is_ready = False
         self._owner.lost(self)
 
     def pause_writing(self) -> None:
@@ -243,6 +239,15 @@ class Peer(asyncio.BufferedProtocol):
 
     # --
 
+    def _end(self) -> None:
+        self._ended, self.is_ready = True, False
+        self._shaken()
+
+    def _shaken(self) -> None:
+        if self._handshake is not None:
+            self._handshake.cancel()
+            self._handshake = None
+
     def _soon(self) -> None:
         self._due = True
         self._loop.call_soon(self._go_on)
@@ -254,25 +259,30 @@ class Peer(asyncio.BufferedProtocol):
             self._hand_on()
 
     def _hand_on(self) -> None:
+        decoder = self._decoder
         try:
-            if not self.is_ready and (peers := self._decoder.greeting()) is not None:
-                self._greeted(peers)
+            if not self.is_ready and (theirs := decoder.greeting()) is not None:
+                self._greeted(theirs)
             turn = _TURN
-            while not self._paused and self._transport is not None:
-                item = self._decoder.next()
+            while not self._paused and not self._ended:
+                item = decoder.next()
                 if item is None:
                     break
-                self._take(item)
+                if self._plain and type(item) is list:
+                    self._tell(item)
+                else:
+                    self._take(item)
                 turn -= 1
                 if not turn:
-                    self._transport.pause_reading()
-                    self._soon()
+                    if self._transport is not None and not self._due and not self._paused:
+                        self._transport.pause_reading()
+                        self._soon()
                     break
         except RemoteProtocolError as error:
             log.info("a %s connection was refused: %s", self._kind.decode(), error)
             self.cut()
         finally:
-            self._decoder.park()
+            decoder.park()
 
     def _greeted(self, data: bytes) -> None:
         self._newer = check_greeting(data, NULL if self._curve is None else CURVE)
@@ -280,22 +290,28 @@ class Peer(asyncio.BufferedProtocol):
             self._write(command(b"READY", self._properties()))
 
     def _take(self, item: list[Part] | Command | Oversize) -> None:
+        if not self.is_ready:
+            if not isinstance(item, Command):
+                raise RemoteProtocolError(detail="a message before the handshake")
+            self._shake(item)
+        elif self._curve is None:
+            self._heard(item)
+        elif isinstance(item, list):
+            self._unbox(self._curve, item)
+        else:
+            raise RemoteProtocolError(detail="words outside of a CURVE box")
+
+    def _heard(self, item: list[Part] | Command | Oversize) -> None:
         if isinstance(item, Command):
             self._command(item)
-        elif not self.is_ready:
-            raise RemoteProtocolError(detail="a message before the handshake")
         elif isinstance(item, Oversize):
             self._owner.oversize(self, item.size, item.parts)
-        elif self._curve is None:
-            self._message(item)
-        else:
-            self._unbox(self._curve, item)
+        elif self._kind != b"XPUB":
+            self._tell(item)
+        elif item[0][:1] in (b"\0", b"\x01"):
+            self._subscribe(bytes(item[0][1:]), on=item[0][:1] == b"\x01")
 
-    def _message(self, parts: list[Part]) -> None:
-        if self._kind == b"XPUB":
-            if parts[0][:1] in (b"\0", b"\x01"):
-                self._subscribe(bytes(parts[0][1:]), on=parts[0][:1] == b"\x01")
-            return
+    def _tell(self, parts: list[Part]) -> None:
         try:
             self._owner.message(self, parts)
         except Exception as error:  # One message's trouble must not end the channel.
@@ -307,35 +323,41 @@ class Peer(asyncio.BufferedProtocol):
             if flags & _COMMAND:
                 self._command(named(part))
                 continue
-            self._unboxed.append(part)
-            if len(self._unboxed) > MAX_PARTS or sum(map(len, self._unboxed)) > MAX_FRAME:
-                raise RemoteProtocolError(detail="a message of too many boxes")
-            if not flags & _MORE:
-                parts, self._unboxed = self._unboxed, []
-                self._message(parts)
+            whole = self._unboxed.add(part, flags & _MORE)
+            if whole is not None:
+                self._heard(whole)
+
+    def _shake(self, said: Command) -> None:
+        """A word of the handshake."""
+        if said.name == b"ERROR":
+            raise RemoteProtocolError(detail=f"it says {said.body[1:]!r}")
+        if self._curve is not None:
+            answer, theirs = self._curve.take(
+                bytes((len(said.name),)) + said.name + said.body, self._properties()
+            )
+            if answer is not None:
+                self._write(command_frame(answer))
+            if theirs is not None:
+                self._meet(theirs)
+        elif said.name == b"READY":
+            self._meet(said.body)
+        else:
+            raise RemoteProtocolError(detail=f"the command {said.name!r}")
 
     def _command(self, said: Command) -> None:
         match said.name:
-            case b"SUBSCRIBE" | b"CANCEL" if self.is_ready and self._kind == b"XPUB":
+            case b"SUBSCRIBE" | b"CANCEL" if self._kind == b"XPUB":
                 self._subscribe(said.body, on=said.name == b"SUBSCRIBE")
-            case b"PING" if self.is_ready:
+            case b"PING" if not self.is_full:
+                # Who reads no answers gets none: they would pile up.
                 self._pong(said.body[2:])
-            case b"PONG" if self.is_ready:
+            case b"PONG":
                 self._owner.answered(self)
             case b"ERROR":
                 raise RemoteProtocolError(detail=f"it says {said.body[1:]!r}")
-            case b"READY" if self._curve is None and not self.is_ready:
-                self._meet(said.body)
-            case _ if self._curve is not None and not self.is_ready:
-                answer, theirs = self._curve.take(
-                    bytes((len(said.name),)) + said.name + said.body, self._properties()
-                )
-                if answer is not None:
-                    self._write(command_frame(answer))
-                if theirs is not None:
-                    self._meet(theirs)
             case _:
-                raise RemoteProtocolError(detail=f"the command {said.name!r}")
+                # As libzmq does: a word of a later version is no reason to part.
+                log.debug("a peer's command %r means nothing here", said.name)
 
     def _pong(self, context: bytes) -> None:
         if self._curve is None:
@@ -345,23 +367,21 @@ class Peer(asyncio.BufferedProtocol):
                 self._write(piece)
 
     def _meet(self, said: bytes) -> None:
-        known = read_properties(said)
-        kind = known.get(b"socket-type", b"")
-        if kind not in _MATES[self._kind]:
-            raise RemoteProtocolError(detail=f"a {kind!r} socket at a {self._kind!r} one")
-        identity = known.get(b"identity", b"")
-        if len(identity) > LONGEST_IDENTITY or identity[:1] == b"\0":
-            raise RemoteProtocolError(detail="an identity that nobody may have")
-        self.identity = identity or b"\0" + (next(_anonymous) % (1 << 32)).to_bytes(4, "big")
+        self.identity = introduced(said, self._kind) or b"\0" + (next(_anonymous) % (1 << 32)).to_bytes(
+            4, "big"
+        )
+        self._shaken()
+        self._decoder.longest = self._longest if self._curve is None else self._longest + _BOX
         self.is_ready = True
+        self._plain = self._curve is None and self._kind != b"XPUB"
         self._owner.ready(self)
 
     def _subscribe(self, topic: bytes, *, on: bool) -> None:
         if on:
-            if len(self.topics) >= _MOST_TOPICS:
+            if len(self.topics) >= _MOST_TOPICS or len(topic) > LONGEST_TOPIC:
                 raise RemoteProtocolError(detail="too many subscriptions")
             self.topics.append(topic)
-            self._owner.message(self, [topic])
+            self._tell([topic])
         elif topic in self.topics:
             self.topics.remove(topic)
 
@@ -372,15 +392,3 @@ class Peer(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._transport.write(piece)
         self._sent += len(piece)
-
-    def _acknowledged(self) -> int:
-        """What a TCP connection's other end has acknowledged; 0 where that is not known."""
-        if self._transport is None or not sys.platform.startswith("linux"):
-            return 0
-        told = self._transport.get_extra_info("socket")
-        if told.family == socket.AF_UNIX:
-            # Its buffer is filled again as soon as something leaves.
-            return 0
-        with socket.socket(fileno=os.dup(told.fileno())) as copy:
-            info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
-        return int.from_bytes(info[_BYTES_ACKED:_TCP_INFO], sys.byteorder) if len(info) >= _TCP_INFO else 0

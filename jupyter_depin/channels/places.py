@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _BACKLOG = 100
 _FIRST_S, _LONGEST_S = 0.01, 0.2
 """How soon a connection is tried again; a kernel that starts is there within a second."""
+_SETTLED_S = 1.0
+"""A connection that lasted so long is made again at once; a kernel that only hangs up must not keep this side busy."""
 MESSAGE = 256
 """Bytes that a message which waits counts on top of its own."""
 
@@ -52,10 +54,11 @@ class Listener:
             self._file = None
 
     async def _start(self, loop: asyncio.AbstractEventLoop, peer: Callable[[], Peer]) -> None:
-        if self._socket.family == socket.AF_INET or self._socket.family == socket.AF_INET6:
-            self._server = await loop.create_server(peer, sock=self._socket, backlog=_BACKLOG)
-        else:
-            self._server = await loop.create_unix_server(peer, sock=self._socket, backlog=_BACKLOG)
+        tcp = self._socket.family in (socket.AF_INET, socket.AF_INET6)
+        make = loop.create_server if tcp else loop.create_unix_server
+        # Known before it serves, so that it can be closed at any time.
+        self._server = await make(peer, sock=self._socket, backlog=_BACKLOG, start_serving=False)
+        await self._server.start_serving()
 
 
 class Dialler:
@@ -87,6 +90,7 @@ class Dialler:
         self._waits = 0
         self._causes: set[str] = set()
         self._pause_s = _FIRST_S
+        self._since: float | None = None
         self._again: asyncio.TimerHandle | None = None
         self._closed = False
         self._dialling = self._loop.create_task(self._dial())
@@ -125,7 +129,7 @@ class Dialler:
         if self._closed:
             peer.close()
             return
-        self._pause_s = _FIRST_S
+        self._since = self._loop.time()
         if self._first:
             peer.send(self._first)
         peer.ask()
@@ -151,12 +155,15 @@ class Dialler:
 
     def answered(self, peer: Peer) -> None:
         """The kernel has what was sent first."""
-        if not self._closed:
+        if not self._closed and peer is self._peer:
             self._on_known()
 
     def lost(self, peer: Peer) -> None:
         """The connection is over: the kernel's end, or its trouble."""
         self._peer = None
+        if self._since is not None and self._loop.time() - self._since > _SETTLED_S:
+            self._pause_s = _FIRST_S
+        self._since = None
         self._full("unread", False)
         self._later()
 
@@ -169,7 +176,7 @@ class Dialler:
                 await self._loop.create_unix_connection(self._made, _path(place))
             else:
                 host, _, port = place.rpartition(":")
-                await self._loop.create_connection(self._made, host, int(port))
+                await self._loop.create_connection(self._made, host.strip("[]"), int(port))
         except OSError:
             self._later()
 
@@ -207,12 +214,14 @@ def _bound(endpoint: str) -> tuple[socket.socket, str]:
             listening.bind(path)
         else:
             host, _, port = place.rpartition(":")
-            family, _, _, _, address = socket.getaddrinfo(
+            found = socket.getaddrinfo(
                 None if host == "*" else host.strip("[]"),
                 int(port),
                 type=socket.SOCK_STREAM,
                 flags=socket.AI_PASSIVE,
-            )[0]
+            )
+            # Where a name stands for both, ZeroMQ's clients ask IPv4.
+            family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
             listening = socket.socket(family)
             if os.name == "posix":
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
