@@ -165,11 +165,6 @@ async def _observe(options: argparse.Namespace) -> None:
 
 async def _start(options: argparse.Namespace) -> None:
     home: Path = options.home.expanduser()
-    with occupied(home):
-        await _lend(home, options)
-
-
-async def _lend(home: Path, options: argparse.Namespace) -> None:
     loopback: NodeId | None = options.loopback
     overrides = {"listen": options.listen, "sandbox": options.sandbox}
     if options.address_book:
@@ -182,10 +177,16 @@ async def _lend(home: Path, options: argparse.Namespace) -> None:
             "title": "This machine",
         }
     config = ProviderConfig.load(home, **overrides)
-    trusted = frozenset([loopback]) if loopback else _trusted(config)
     sandbox = choose(config.sandbox)
     sandbox.check()
     check_unseen((home, config.kernel_root), sandbox.shown())
+    with occupied(home):
+        await _lend(config, sandbox, options)
+
+
+async def _lend(config: ProviderConfig, sandbox: Sandbox, options: argparse.Namespace) -> None:
+    loopback: NodeId | None = options.loopback
+    trusted = frozenset([loopback]) if loopback else _trusted(config)
     allow_many_files()
     wallet = Wallet.load_or_create(config.path("wallet.key"))
     secret = load_or_create_node_secret(config.path("node.key"))
