@@ -26,10 +26,12 @@ from jupyter_core.paths import jupyter_data_dir
 
 from jupyter_depin.errors import ConfigError, DamagedConfig
 from jupyter_depin.protocol.identity import parse_observer, socket_address
+from jupyter_depin.protocol.market import MAX_GRACE_S, MAX_SECONDS
 from jupyter_depin.protocol.messages import Wish
 
 _AMOUNTS = ("max_rate_per_hour", "max_spend")
 _TEXTS: dict[str, Callable[[str], object]] = {"observers": parse_observer, "announce": socket_address}
+_RANGES = {"max_seconds": (1, MAX_SECONDS), "keep_s": (0, MAX_GRACE_S), "settle_wait_s": (1, 3600)}
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
@@ -44,7 +46,8 @@ class ConsumerConfig:
 
     `loopback`: the rented machine is this one (an agent started on demand, an in-memory ledger, no money).
     `max_seconds`: the longest that one rental may last. `keep_s`: how long a rental whose program died is kept for
-    another program to take up, though no longer than its grace; nothing is paid meanwhile.
+    another program to take up, though no longer than its grace; nothing is paid meanwhile. `settle_wait_s`: how long
+    the end of a rental may take, of the provider and then of the ledger.
     """
 
     home: Path
@@ -122,5 +125,8 @@ def _check(name: str, value: Any, default: Any) -> None:
             raise ConfigError(detail=f"in {name}, {error.facts['detail']}") from error
     if name == "thrift" and value not in get_args(Wish):
         raise ConfigError(detail=f"thrift is {value!r}; it can be auto, on or off")
+    least, most = _RANGES.get(name, (0, 0))
+    if name in _RANGES and not least <= value <= most:
+        raise ConfigError(detail=f"{name} is {value}; it can be {least} to {most}")
     if name in _AMOUNTS and not _AMOUNT.fullmatch(value):
         raise ConfigError(detail=f"{name} is {value!r}, which is no amount such as 0.50")
