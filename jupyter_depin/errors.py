@@ -254,6 +254,10 @@ class MachineTrouble(KernelStartFailed):
     """
 
 
+class UnsupportedSystem(DepinError):
+    """Kernels cannot be lent on {system} yet: that needs Linux."""
+
+
 # -- what the user wrote
 
 

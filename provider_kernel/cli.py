@@ -32,7 +32,7 @@ from jupyter_depin.transport import Endpoint
 from jupyter_depin.transport.iroh import join
 from provider_kernel.agent import Agent
 from provider_kernel.config import ProviderConfig
-from provider_kernel.machine import allow_many_files, check_unseen, occupied
+from provider_kernel.machine import allow_many_files, check_system, check_unseen, occupied
 from provider_kernel.observer import observe
 from provider_kernel.sandbox import Sandbox
 from provider_kernel.sandbox.choice import choose
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     status = 0
     try:
+        check_system()
         options.run(options)
     except* DepinError as failures:
         print(f"provider-kernel: {_first(failures)}", file=sys.stderr)

@@ -8,10 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jupyter_depin.errors import ConfigError
+from jupyter_depin.errors import ConfigError, UnsupportedSystem
 
 LOCK = "agent.lock"
 _FILES = 1 << 16
+
+
+def check_system() -> None:
+    """Called by the program before anything else. Raises `UnsupportedSystem`, where signals and pipes are others'."""
+    if sys.platform == "win32":
+        raise UnsupportedSystem(system="Windows")
 
 
 @contextmanager

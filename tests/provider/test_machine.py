@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from jupyter_depin.errors import ConfigError
+from provider_kernel.cli import main
 from provider_kernel.machine import allow_many_files, check_unseen, occupied
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no such locks and limits there")
@@ -72,3 +73,16 @@ def test_the_limit_of_open_files_is_lifted():
         assert soft == hard or soft >= 1 << 16
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("command", ["start", "observe", "check"])
+def test_a_system_where_nothing_can_be_lent_is_one_sentence(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "platform", "win32")
+    options = [] if command == "check" else ["--home", str(tmp_path / "home")]
+    assert main([command, *options]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "provider-kernel: Kernels cannot be lent on Windows yet: that needs Linux.\n",
+    )
+    assert not (tmp_path / "home").exists()
