@@ -21,8 +21,10 @@ from jupyter_depin.protocol.frames import Part
 log = logging.getLogger(__name__)
 
 _BACKLOG = 100
-_FIRST_S, _LONGEST_S = 0.01, 0.2
-"""How soon a connection is tried again; a kernel that starts is there within a second."""
+_FIRST_S, _OFTEN_S, _LONGEST_S = 0.01, 0.2, 10.0
+"""How soon a connection is tried again: first soon, then five times a second, then ever more seldom."""
+_SLOWING = 1.02
+"""By how much each pause is longer then, so that a kernel that starts late waits no more than this share longer."""
 _SETTLED_S = 1.0
 """A connection that lasted so long is made again at once; a kernel that only hangs up must not keep this side busy."""
 MESSAGE = 256
@@ -187,7 +189,8 @@ class Dialler:
     def _later(self) -> None:
         if not self._closed:
             self._again = self._loop.call_later(self._pause_s, self._redial)
-            self._pause_s = min(2 * self._pause_s, _LONGEST_S)
+            longer = 2 if self._pause_s < _OFTEN_S else _SLOWING
+            self._pause_s = min(longer * self._pause_s, _LONGEST_S)
 
     def _redial(self) -> None:
         self._dialling = self._loop.create_task(self._dial())
