@@ -89,6 +89,7 @@ class _Channel:
         for peer in (*peers.values(), *self._strangers):
             peer.close()
             self._unfull(peer)
+        self._strangers.clear()
 
     # -- `Owner`
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from jupyter_depin.channels import zmtp
 from jupyter_depin.errors import BadTicket, DepinError, RemoteProtocolError
 from jupyter_depin.protocol import messages
 from jupyter_depin.protocol.compressed import Compressor, LaneDecoder
@@ -243,6 +244,64 @@ def _sealed(raw: bytes) -> str:
     return "depin1" + base64.urlsafe_b64encode(raw + keccak256(raw)[:4]).decode().rstrip("=")
 
 
+class Zmtp(Door):
+    """What a kernel in its sandbox says, or a client that speaks ZeroMQ."""
+
+    name = "ZeroMQ connection"
+    _LONGEST = 1 << 20
+
+    def __init__(self, speaker: Speaker) -> None:
+        super().__init__(speaker)
+        self._shared = memoryview(bytearray(1 << 15))
+        self.shut()
+
+    def shut(self) -> None:
+        self._decoder = zmtp.Decoder(self._shared, self._LONGEST)
+        self._greeted = False
+
+    def knock(self) -> None:
+        speaker, rng = self.speaker, self.speaker.rng
+        if rng.random() < 0.2:
+            # A length that was a lie is waited for.
+            self.shut()
+        said = b"".join(self._word() for _ in range(rng.choice((1, 1, 3))))
+        data = speaker.spoken(said) if rng.random() < 0.6 else said
+        if not self._greeted and rng.random() < 0.9:
+            data = zmtp.greeting(zmtp.NULL, server=False) + data
+        at = 0
+        while at < len(data):
+            space = self._decoder.space()
+            count = min(len(space), len(data) - at, rng.choice((1, 100, 1 << 15)))
+            space[:count] = data[at : at + count]
+            at += count
+            self._decoder.filled(count)
+            self._take()
+            # Whoever reads next reads to the same place.
+            self._shared[:] = rng.randbytes(1) * len(self._shared)
+
+    def _word(self) -> bytes:
+        rng = self.speaker.rng
+        if rng.random() < 0.5:
+            parts = [rng.randbytes(rng.choice((0, 1, 255, 256, 20_000))) for _ in range(rng.randrange(1, 5))]
+            return b"".join(bytes(piece) for piece in zmtp.encode(parts))
+        name = rng.choice((b"READY", b"PING", b"PONG", b"SUBSCRIBE", b"CANCEL", b"ERROR"))
+        return zmtp.command(name, self.speaker.spoken(zmtp.properties(b"DEALER", rng.randbytes(9))))
+
+    def _take(self) -> None:
+        greeting = self._decoder.greeting()
+        if greeting is not None:
+            self._greeted = True
+            zmtp.check_greeting(greeting, zmtp.NULL)
+        while (item := self._decoder.next()) is not None:
+            if isinstance(item, zmtp.Command):
+                if item.name == b"READY":
+                    zmtp.introduced(item.body, b"ROUTER")
+            elif isinstance(item, list):
+                assert len(item) > 0
+                assert sum(map(len, item)) <= self._LONGEST
+        self._decoder.park()
+
+
 class Errors(Door):
     """An error as the other side told it: its sentence is shown to people."""
 
@@ -267,5 +326,6 @@ def plain_doors(speaker: Speaker) -> list[Door]:
         if name.startswith("decode_") and function.__module__ == messages.__name__:
             said = inspect.signature(function).return_annotation
             doors.append(WordOfALane(speaker, name, function, kinds.get(str(said))))
-    doors += [Machine(speaker, 3 * 10**9), Machine(speaker, None), Tickets(speaker), Errors(speaker)]
+    doors += [Machine(speaker, 3 * 10**9), Machine(speaker, None), Tickets(speaker)]
+    doors += [Zmtp(speaker), Errors(speaker)]
     return doors
