@@ -93,7 +93,7 @@ SUITES: dict[str, Suite] = {
     "ipykernel": Suite(
         package="ipykernel",
         version="7.4.0",
-        needs=("trio", "sortedcontainers", "outcome"),
+        needs=("trio", "sortedcontainers", "outcome", "sniffio"),
         fast=("tests/test_message_spec.py", "tests/test_kernel.py", "tests/test_subshells.py"),
     ),
     "papermill": Suite(
