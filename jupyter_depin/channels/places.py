@@ -163,8 +163,9 @@ class Dialler:
     def lost(self, peer: Peer) -> None:
         """The connection is over: the kernel's end, or its trouble."""
         self._peer = None
-        if self._since is not None and self._loop.time() - self._since > _SETTLED_S:
-            self._pause_s = _FIRST_S
+        if self._since is not None:
+            settled = self._loop.time() - self._since > _SETTLED_S
+            self._pause_s = _FIRST_S if settled else min(self._pause_s, _OFTEN_S)
         self._since = None
         self._full("unread", False)
         self._later()

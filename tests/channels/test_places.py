@@ -198,7 +198,16 @@ def test_a_kernel_that_only_hangs_up_is_dialled_ever_more_seldom(on_loop, folder
                 await until(lambda: d._peer is not None and d._peer.is_ready)
                 raw.hang_up()
                 await until(lambda: d._peer is None)
-            assert d._pause_s == places._LONGEST_S
+            assert places._OFTEN_S <= d._pause_s < 2 * places._OFTEN_S
+            # One that starts late after a long wait, and hangs up, is not waited for so long again.
+            d._pause_s = places._LONGEST_S
+            d._again.cancel()
+            d._redial()
+            await (await kernel.connection(6)).shake(b"ROUTER")
+            await until(lambda: d._peer is not None and d._peer.is_ready)
+            kernel.taken[6].hang_up()
+            await until(lambda: d._peer is None)
+            assert d._pause_s < 2 * places._OFTEN_S
             d.close()
 
     on_loop(play)
