@@ -66,6 +66,16 @@ def test_a_listener_closed_at_any_moment_leaves_nothing_open(on_loop, folder, en
             listener.close()
             await until(lambda: descriptors() <= before)
             assert os.listdir(folder) == []
+            # The loop forgot it too: the next, with the same descriptor, is served.
+            listener = Listener(endpoint.format(folder), router)
+            kind = asyncio.open_unix_connection if listener._path else asyncio.open_connection
+            reader, writer = await kind(
+                *([listener._path] if listener._path else listener._socket.getsockname())
+            )
+            assert len(await reader.readexactly(64)) == 64
+            listener.close()
+            writer.transport.abort()
+            await until(lambda: descriptors() <= before)
 
     on_loop(play)
 
