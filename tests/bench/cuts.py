@@ -55,11 +55,13 @@ _PATIENCE_S = 150
 _CELL = """
 import os, time
 from IPython.display import display
-for i in range({limit}):
-    if os.path.exists({stop!r}):
-        break
+i = 0
+while i < {limit} and not os.path.exists({stop!r}):
     display({{"text/plain": str(i)}}, raw=True)
+    i += 1
     time.sleep({pace})
+with open({count!r}, "w") as file:
+    print(i, file=file)
 """
 
 
@@ -105,7 +107,7 @@ async def _printed(way: Way, folder: Path, *, cuts: int, seconds: float, limit: 
     client = Client(way.endpoints)
     try:
         await anyio.to_thread.run_sync(client.first_result)
-        cell = _CELL.format(limit=limit, stop=str(stop), pace=pace)
+        cell = _CELL.format(limit=limit, stop=str(stop), count=str(folder / "count"), pace=pace)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, run.follow, client, cell, seconds + _PATIENCE_S)
             try:
@@ -228,7 +230,9 @@ async def _measured(
         folder = Path(name)
         async with way(folder) as made:
             cut = await _printed(made, folder, cuts=cuts, seconds=seconds, limit=10**9, pace=PACE_S)
-            whole = await _printed(made, folder, cuts=0, seconds=0, limit=max(cut.numbers) + 1, pace=0)
+            # What the kernel said, whether it arrived or not.
+            limit = int((folder / "count").read_text())
+            whole = await _printed(made, folder, cuts=0, seconds=0, limit=limit, pace=0)
             floor = made.rtt_s() + 1
     misplaced = sum(after < before for before, after in pairwise(dict.fromkeys(cut.numbers)))
     return (
