@@ -110,5 +110,9 @@ class Endpoint(Protocol):
 class Home(Endpoint, Protocol):
     """An endpoint with one socket, at home on one relay or on none. It dials through the first relay of an address."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether none of its connections is open."""
+
     async def tell_external(self, addresses: Collection[str]) -> None:
         """From now on tell peers that this socket is seen at these `ip:port`s, and at no others. Never raises."""

@@ -5,6 +5,10 @@ So nobody moves. Each endpoint has one home for good, all of them accept, and a 
 until a way is found. A relay keeps one connection for each key, so an endpoint never goes through the relay of another
 one: dialling a node on a relay where this node is not at home makes one more endpoint, there.
 
+A home that was made for a relay of another node's is made anew when that relay can be reached again after it could not:
+the old one would wait for many seconds before it tries. `relay_watch.py` knows when; whatever such a home still carries has
+a path of its own, and then the home stays.
+
 Direct addresses are those of the first home and are tried together with its relay, or alone where that relay's name
 cannot be read. To try them with another relay would let two endpoints of the other side answer one handshake; a pair of
 homes that met over that one goes direct by what each was told of its own address.
@@ -16,7 +20,7 @@ on both sides (4 to 8 s, and the side that cannot be reached has to notice by it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -26,6 +30,7 @@ from anyio.abc import TaskGroup
 from jupyter_depin.errors import ConfigError, ConnectionLost, PeerUnreachable, TransportError
 from jupyter_depin.protocol.identity import NodeAddress, NodeId
 from jupyter_depin.transport import ALPN, Connection, Home
+from jupyter_depin.transport.relay_watch import Knock, RelayWatch
 from jupyter_depin.transport.seen import agreed
 
 _HEAD_START_S = 0.25
@@ -55,11 +60,13 @@ async def settle(
     relays: Sequence[str] = (),
     announce: Sequence[str] = (),
     observers: Sequence[NodeAddress] = (),
+    knock: Knock | None = None,
 ) -> Homes:
     """Make a node's homes. Called by `iroh.join`, and by tests with endpoints in memory.
 
     `announce`: addresses at which the first home can be reached although it does not know them itself. `observers`:
-    nodes to ask how they see each home. Raises what `make` raises.
+    nodes to ask how they see each home. `knock`: tries whether a relay can be reached, where such a thing can be.
+    Raises what `make` raises.
     """
     homes: dict[str | None, Home] = {}
     try:
@@ -69,7 +76,7 @@ async def settle(
         with anyio.CancelScope(shield=True):
             await _close(homes.values())
         raise
-    return Homes(make, homes, announce=tuple(announce), observers=tuple(observers))
+    return Homes(make, homes, announce=tuple(announce), observers=tuple(observers), knock=knock)
 
 
 class Homes:
@@ -82,8 +89,11 @@ class Homes:
         *,
         announce: tuple[str, ...],
         observers: tuple[NodeAddress, ...],
+        knock: Knock | None,
     ) -> None:
         self._make, self._homes = make, homes
+        self._left: set[Home] = set()
+        self._watch = None if knock is None else RelayWatch(knock)
         self._own = tuple(homes.values())
         self._announce, self._observers = announce, observers
         self._dialled: dict[str | None, anyio.Event] = {}
@@ -124,12 +134,15 @@ class Homes:
             return await self._own[0].connect(address, protocol)
         race = _Race(protocol)
         try:
-            async with anyio.create_task_group() as tasks:
-                for relay, way in ways:
-                    lost = anyio.Event()
-                    tasks.start_soon(self._try, race, relay, way, tasks, lost)
-                    with anyio.move_on_after(_HEAD_START_S):
-                        await lost.wait()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for relay, way in ways:
+                        lost = anyio.Event()
+                        tasks.start_soon(self._try, race, relay, way, tasks, lost)
+                        with anyio.move_on_after(_HEAD_START_S):
+                            await lost.wait()
+            finally:
+                race.over = True
         except BaseException:
             await race.abandon()
             raise
@@ -159,7 +172,7 @@ class Homes:
         self._over.set()
         with anyio.CancelScope(shield=True):
             await asyncio.wait({self._life})
-            await _close(self._homes.values())
+            await _close((*self._homes.values(), *self._left))
 
     async def _try(
         self, race: _Race, relay: str | None, way: NodeAddress, tasks: TaskGroup, lost: anyio.Event
@@ -167,6 +180,13 @@ class Homes:
         try:
             home, way = await self._way(relay, way)
             self._dialled.setdefault(relay, anyio.Event()).set()
+            if relay is not None and home not in self._own:
+
+                def again() -> None:
+                    if not race.over:
+                        tasks.start_soon(self._try, race, relay, way, tasks, lost)
+
+                self._look_at(relay, home, again)
             connection = await home.connect(way, race.protocol)
         except (TransportError, ConfigError) as error:
             race.failure = race.failure or error
@@ -199,6 +219,28 @@ class Homes:
                 raise ConnectionLost(detail="this node was closed")
             return home
 
+    def _look_at(self, relay: str, home: Home, again: Callable[[], None]) -> None:
+        """Dial `again`, from a new home, where this one has not noticed that its relay is back.
+
+        The dial does not wait for that, and its end does not end it: the next one profits too.
+        """
+        watch, tasks = self._watch, self._tasks
+
+        async def look(watch: RelayWatch, tasks: TaskGroup) -> None:
+            if await watch.regained(relay) and self._homes.get(relay) is home and home.idle:
+                watch.renewed(relay)
+                del self._homes[relay]
+                self._left.add(home)
+                tasks.start_soon(self._leave, home)
+                again()
+
+        if watch is not None and tasks is not None:
+            tasks.start_soon(look, watch, tasks)
+
+    async def _leave(self, home: Home) -> None:
+        await home.close()
+        self._left.discard(home)
+
     # -- the node's own life
 
     async def _live(self) -> None:
@@ -224,7 +266,7 @@ class Homes:
         await home.tell_external(announced)
         pause: float = _LOOK_SOON_S
         # Without a relay nobody could be told in time to send something to that address, which opens the way.
-        while len(self._observers) > 1 and relay is not None:
+        while len(self._observers) > 1 and relay is not None and self._homes.get(relay) is home:
             dialled = self._dialled[relay] = anyio.Event()
             seen = await agreed(home, self._observers)
             await home.tell_external((*announced, *((seen,) if seen else ())))
@@ -239,6 +281,7 @@ class _Race:
 
     def __init__(self, protocol: bytes) -> None:
         self.protocol = protocol
+        self.over = False
         self.won: Connection | None = None
         self.failure: Exception | None = None
 

@@ -33,6 +33,7 @@ from jupyter_depin.transport.iroh_connection import IrohConnection, renew_calls
 from jupyter_depin.transport.iroh_errors import ignored, told
 from jupyter_depin.transport.iroh_fork import renewed
 from jupyter_depin.transport.iroh_free import owned
+from jupyter_depin.transport.relay_watch import knock
 
 _HANDSHAKE_SECONDS = 10.0
 _CLOSE_SECONDS = 10.0
@@ -67,7 +68,7 @@ async def join(
         place = listen if first else f"{listen.rpartition(':')[0]}:0"
         return await bind(secret=secret, listen=place, relay=relay)
 
-    return await settle(make, relays=relays, announce=announce, observers=observers)
+    return await settle(make, relays=relays, announce=announce, observers=observers, knock=knock)
 
 
 async def bind(
@@ -134,6 +135,11 @@ class IrohEndpoint:
     def node(self) -> NodeId:
         """This node's id."""
         return self._node
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its connections is open."""
+        return all(connection.ended for connection in self._connections)
 
     def address(self) -> NodeAddress:
         """Where peers find this home now: the library's own view, and this machine itself where it listens on all.

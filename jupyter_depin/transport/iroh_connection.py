@@ -62,6 +62,11 @@ class IrohConnection:
         """What both ends agreed to speak."""
         return self._protocol
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, as far as this side knows. For `IrohEndpoint.idle`."""
+        return self._why() is not None
+
     def path(self) -> Path | None:
         """The path in use, or None while it is not known. The round-trip time is in whole milliseconds."""
         paths = self._connection.paths() if self._connection is not None else []

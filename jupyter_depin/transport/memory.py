@@ -123,12 +123,16 @@ class MemoryNetwork:
         relay = next((each for each in address.relays[:1] if each not in self._dead), None)
         return (homes.get(relay), relay) if relay else (None, None)
 
+    def carries(self, endpoint: MemoryEndpoint) -> list[Link]:
+        """The connections of an endpoint. For `MemoryEndpoint.idle`."""
+        return [link for link in self._links if endpoint in (link.dialler.owner, link.answerer.owner)]
+
     def forget(self, endpoint: MemoryEndpoint) -> None:
         """Take a closed endpoint off the network, and end its connections. For `MemoryEndpoint.close`."""
         homes = self._nodes.get(endpoint.node, {})
         if homes.get(endpoint.relay) is endpoint:
             del homes[endpoint.relay]
-        for link in [link for link in self._links if endpoint in (link.dialler.owner, link.answerer.owner)]:
+        for link in self.carries(endpoint):
             link.end("the node was closed", "the node was closed")
 
     def link(
@@ -170,6 +174,11 @@ class MemoryEndpoint:
     def node(self) -> NodeId:
         """This node's id."""
         return self._node
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its connections is open."""
+        return not self._network.carries(self)
 
     def address(self) -> NodeAddress:
         """Where peers find this node: its id alone is enough here, unless they are kept apart."""
